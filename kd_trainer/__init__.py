@@ -1,0 +1,37 @@
+"""Knowledge distillation of text classifiers with the Hugging Face Trainer."""
+
+import importlib
+
+# Where each public name lives. Loaded on first use: `--help` need not wait for all of it.
+EXPORTS = {
+    "BiLSTMConfig": "modeling_bilstm",
+    "BiLSTMForSequenceClassification": "modeling_bilstm",
+    "ClassificationMetrics": "metrics",
+    "ClassificationTrainer": "trainer",
+    "DistillationCollator": "data",
+    "DistillationTrainer": "trainer",
+    "DistillationTrainingArguments": "arguments",
+    "InputError": "errors",
+    "add_logits": "teacher",
+    "align_labels": "teacher",
+    "build_tokenizer": "tokenization",
+    "cached_logits": "teacher",
+    "compute_metrics": "metrics",
+    "cross_entropy_loss": "losses",
+    "kl_distillation_loss": "losses",
+    "logit_mse_loss": "losses",
+    "predict_logits": "inference",
+    "tokenize": "data",
+}
+__all__ = list(EXPORTS)
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    if name not in EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{EXPORTS[name]}", __name__), name)
+
+
+def __dir__():
+    return sorted([*globals(), *EXPORTS])

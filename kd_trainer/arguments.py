@@ -1,0 +1,378 @@
+"""The flags of the three scripts as dataclasses, read from a YAML recipe overruled by the command line."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from .errors import InputError
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from: a checkpoint, or a configuration to train from scratch."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a folder or a model on the hub."}
+    )
+    config_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train from scratch: a model type such as 'bert', or the name or folder of a configuration. "
+            "No pretrained weights are loaded then."
+        },
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "Changes to the configuration of --config_name, 'hidden_size=256,num_hidden_layers=4'."},
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer to load, if it is not the one beside the checkpoint."}
+    )
+    tokenizer_type: Literal["char", "word", "teacher"] = field(
+        default="char",
+        metadata={
+            "help": "Tokenizer built from the training texts when none is loaded: characters, words (lower case, at "
+            "white space and punctuation), or, in run_distill.py, the teacher's own."
+        },
+    )
+    vocab_size: int = field(
+        default=5000, metadata={"help": "Most tokens of a vocabulary built from the training texts."}
+    )
+    vocab_file: str | None = field(
+        default=None, metadata={"help": "Vocabulary to use instead: one token a line, UTF-8, as in cnews.vocab.txt."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a model on the hub."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where models from the hub are stored."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the modeling code that comes with a checkpoint."}
+    )
+
+
+@dataclass
+class StudentArguments(ModelArguments):
+    """A BiLSTM unless --model_name_or_path or --config_name names another student."""
+
+    embedding_size: int = field(default=300, metadata={"help": "BiLSTM: width of a token's embedding."})
+    hidden_size: int = field(default=384, metadata={"help": "BiLSTM: width of the state per direction."})
+    num_hidden_layers: int = field(default=1, metadata={"help": "BiLSTM: stacked bidirectional layers."})
+    dropout: float = field(
+        default=0.3, metadata={"help": "BiLSTM: dropout of embeddings, between layers, before the classifier."}
+    )
+    pooling: Literal["max", "mean", "last", "attention"] = field(
+        default="max", metadata={"help": "BiLSTM: how a text's states become one vector."}
+    )
+
+
+@dataclass
+class TeacherArguments:
+    """Where the teacher comes from and when it runs."""
+
+    teacher_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Fine-tuned teacher: a folder, or a model on the hub. Default: output_dir of its recipe."},
+    )
+    teacher_recipe: str | None = field(
+        default=None,
+        metadata={"help": "Recipe of run_teacher.py; followed first when no trained teacher is there."},
+    )
+    teacher_mode: Literal["cached", "online"] = field(
+        default="cached",
+        metadata={"help": "'cached': label every text once and keep the logits on disk; 'online': at every step."},
+    )
+    teacher_max_seq_length: int | None = field(
+        default=None, metadata={"help": "Longest text for the teacher, in its tokens. Default: --max_seq_length."}
+    )
+    teacher_batch_size: int = field(default=64, metadata={"help": "Texts per batch when the teacher labels."})
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Where the teacher's logits are kept. Default: kd_trainer in HF_HOME."}
+    )
+    label_map: str | None = field(
+        default=None,
+        metadata={"help": "The teacher's label names in the data's words, 'neg=negative,pos=positive'."},
+    )
+    compare_student: bool = field(
+        default=False,
+        metadata={"help": "Also train the same student without the teacher, into OUTPUT_DIR-alone, for the table."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which texts, where their labels stand, how much of them to use."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the hub, or a folder that `datasets.load_dataset` reads."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of --dataset_name."})
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training split: .csv, .tsv, .jsonl, .json, .parquet, or .txt without a header, "
+            "label<TAB>text or text<TAB>label id."
+        },
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation split. Default: --validation_split of the training split."}
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Test split, read by --do_predict alone."})
+    class_file: str | None = field(
+        default=None, metadata={"help": "Label names, one a line; a label in the data may then be its line, from 0."}
+    )
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the text. Default: text, sentence, content, headline, title or review."},
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the label. Default: label, labels, category or class."}
+    )
+    max_seq_length: int = field(default=128, metadata={"help": "Longest text, in tokens; the rest is cut off."})
+    validation_split: float = field(
+        default=0.1, metadata={"help": "Share of the training split kept for validation when none is given."}
+    )
+    split_seed: int = field(
+        default=42,
+        metadata={"help": "Seed of that split and of --max_*_samples. Not --seed: seeds share their data."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on a sample of this many rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on a sample of this many rows."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Test on a sample of this many rows."})
+
+    def __post_init__(self):
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} is {value}: it must be at least 1")
+        if not 0 <= self.validation_split < 1:
+            raise InputError(f"--validation_split is {self.validation_split}: it must be in [0, 1)")
+
+
+@dataclass
+class RunArguments:
+    """What the scripts do besides training."""
+
+    predict_file: str | None = field(
+        default=None, metadata={"help": "Label the texts of this file; formats as --train_file, labels not needed."}
+    )
+    predict_text: str | None = field(default=None, metadata={"help": "Label this text, the result is printed."})
+    predict_output: str | None = field(
+        default=None,
+        metadata={"help": "Where --predict_file writes: .csv or JSON lines. Default: OUTPUT_DIR/predictions.csv."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace another run in --output_dir instead of refusing it."}
+    )
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """
+    `transformers.TrainingArguments` for [`DistillationTrainer`], whose loss of a row is
+    `alpha · CE + (1 − alpha) · KD`; a row without a label has the second part alone.
+
+    Args:
+        alpha (`float`, *optional*, defaults to 0.2): Weight of the hard labels, in [0, 1].
+        temperature (`float`, *optional*, defaults to 4.0): Softening of both models' logits in the KL loss, above 0.
+        kd_loss (`str`, *optional*, defaults to `"kl"`): `"kl"`, [`kl_distillation_loss`], or `"mse"`,
+            [`logit_mse_loss`].
+
+    Raises:
+        `InputError` (a `ValueError`): For an `alpha` or `temperature` out of range.
+    """
+
+    alpha: float = field(
+        default=0.2, metadata={"help": "Weight of the hard labels' cross-entropy, 0 to 1; the teacher has the rest."}
+    )
+    temperature: float = field(
+        default=4.0, metadata={"help": "Softening T > 0 of both models' logits in the KL loss, which is scaled by T²."}
+    )
+    kd_loss: Literal["kl", "mse"] = field(
+        default="kl", metadata={"help": "Loss against the teacher: 'kl' divergence, or 'mse' of the logits."}
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"--alpha is {self.alpha}: it must be in 0..1")
+        if not self.temperature > 0:
+            raise InputError(f"--temperature is {self.temperature}: it must be positive")
+        if self.kd_loss not in ("kl", "mse"):
+            raise InputError(f"--kd_loss is {self.kd_loss!r}: choose 'kl' or 'mse'")
+        super().__post_init__()
+
+
+# What the scripts do that a bare Trainer leaves off: validate every epoch, end with the best epoch's weights.
+SCRIPT_DEFAULTS = {
+    "output_dir": None,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "f1",
+    "save_total_limit": 2,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "logging_steps": 100,
+    "report_to": "none",
+}
+
+# A BiLSTM starts from random weights: at the Trainer's 5e-5 it would hardly learn.
+STUDENT_DEFAULTS = {"learning_rate": 2e-3}
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; PyYAML would silently take the second."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class ScriptParser(HfArgumentParser):
+    """`HfArgumentParser` that also takes a recipe and says in one line what is wrong."""
+
+    def __init__(self, dataclass_types, defaults=None, **kwargs):
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        self.add_argument("recipe", nargs="?", help="YAML file of flags without their dashes; flags given here win.")
+        self.script_defaults = {**SCRIPT_DEFAULTS, **(defaults or {})}
+        self.set_defaults(**self.script_defaults)
+
+    def error(self, message):
+        raise InputError(f"{message} (--help lists the flags)")
+
+    def flags(self):
+        """`dict[str, argparse.Action]`: every flag's action by its name."""
+        # The first action of a name: the second, if any, is its --no_ twin.
+        actions = {}
+        for action in self._actions:
+            actions.setdefault(action.dest, action)
+        return {name: action for name, action in actions.items() if name not in ("help", "recipe")}
+
+    def nearest(self, name):
+        """`"; did you mean …?"` for a misspelt flag, or nothing."""
+        close = difflib.get_close_matches(name, self.flags(), n=1)
+        return f": did you mean {close[0]!r}?" if close else ": --help lists the flags"
+
+    def recipe_arguments(self, path):
+        """A recipe as command-line arguments, so that one parser checks both."""
+        flags = self.flags()
+        arguments = []
+        for key, value in read_recipe(path).items():
+            if key not in flags:
+                raise InputError(f"{path}: unknown key {key!r}{self.nearest(str(key))}")
+            takes_several = flags[key].nargs == "+"
+            if value is None:
+                continue
+            if isinstance(value, list):
+                if not takes_several:
+                    raise InputError(f"{path}: {key} is a list, {value}: give one value")
+                arguments += [f"--{key}", *map(str, value)]
+            elif takes_several:
+                arguments += [f"--{key}", str(value)]
+            elif isinstance(value, dict):
+                arguments.append(f"--{key}={json.dumps(value)}")
+            elif isinstance(value, bool):
+                # YAML reads a bare no as false: `eval_strategy: no` means the word.
+                is_flag = flags[key].nargs == "?"
+                word = str(value).lower() if is_flag else {True: "yes", False: "no"}[value]
+                arguments.append(f"--{key}={word}")
+            else:
+                arguments.append(f"--{key}={value}")
+        return arguments
+
+    def read_settings(self, arguments, source=""):
+        """The flags that `arguments` set, `dict[str, Any]`, and the recipe named among them or None."""
+        unset = object()
+        names = [*self.flags(), "recipe"]
+        try:
+            namespace, unknown = self.parse_known_args(arguments, argparse.Namespace(**dict.fromkeys(names, unset)))
+        except InputError as error:
+            raise InputError(f"{source}{error}") from None
+        if unknown:
+            word = unknown[0].split("=")[0]
+            raise InputError(f"{source}unknown flag {word!r}{self.nearest(word.lstrip('-').replace('-', '_'))}")
+        # A positional argument that is not given has its default, unlike a flag.
+        recipe = None if namespace.recipe in (unset, None) else namespace.recipe
+        settings = {name: getattr(namespace, name) for name in names[:-1] if getattr(namespace, name) is not unset}
+        return settings, recipe
+
+    def parse(self, argv):
+        """
+        Args:
+            argv (`list[str]`): Arguments of the command line, the recipe among them.
+
+        Returns:
+            `tuple`: One object of each dataclass, then the settings (`dict[str, Any]`) that recipe and command line
+            made, then those that the command line alone made.
+
+        Raises:
+            `InputError`: For an unknown flag or key, a value of another type or out of its range.
+        """
+        given, recipe = self.read_settings(argv)
+        settings = dict(given)
+        if recipe is not None:
+            from_recipe, _ = self.read_settings(self.recipe_arguments(recipe), source=f"{recipe}: ")
+            settings = {**from_recipe, **given}
+        values = {**self.script_defaults, **settings}
+        if not values.get("do_train"):
+            # Otherwise TrainingArguments would switch do_eval on.
+            values = {**values, "eval_strategy": "no", "load_best_model_at_end": False}
+        objects = []
+        for dataclass_type in self.dataclass_types:
+            names = {item.name for item in dataclasses.fields(dataclass_type) if item.init}
+            try:
+                objects.append(dataclass_type(**{name: values[name] for name in names & values.keys()}))
+            except (ValueError, ImportError, TypeError) as error:
+                raise InputError(" ".join(str(error).split())) from error
+        return (*objects, settings, given)
+
+
+def read_recipe(path):
+    """
+    A recipe file as `dict[str, Any]`.
+
+    Raises:
+        `InputError`: For a file that is missing, not YAML, names a key twice or is not a flat mapping.
+    """
+    path = Path(path)
+    try:
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe: give the path of a YAML file") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable UTF-8 file ({error}): give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}: mend the line named") from None
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise InputError(f"{path}: a recipe is lines of 'flag: value', found {type(recipe).__name__}")
+    return recipe
+
+
+def check_arguments(settings, args, data_args, run_args):
+    """
+    What only the whole of the flags shows to be wrong; `settings` are those that were made.
+
+    Raises:
+        `InputError`: Without an output folder or anything to do, and for fp16 where it would silently be ignored.
+    """
+    scored = args.do_train or args.do_eval or args.do_predict
+    to_write = scored or (run_args.predict_file is not None and run_args.predict_output is None)
+    if to_write and settings.get("output_dir") is None:
+        raise InputError("no --output_dir: name the folder for the model and its report")
+    if not (scored or run_args.predict_file is not None or run_args.predict_text is not None):
+        raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, --predict_file or --predict_text")
+    if args.fp16 and args.device.type == "cpu":
+        raise InputError("--fp16 needs a GPU and none is used here: leave it out, or use --bf16")
+    if args.do_predict and not (data_args.test_file or data_args.dataset_name):
+        raise InputError("--do_predict reads the test split and none is named: give --test_file")
+    if run_args.predict_text is not None and run_args.predict_file is not None:
+        raise InputError("--predict_text and --predict_file are both given: give one of them")

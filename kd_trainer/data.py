@@ -1,0 +1,355 @@
+"""From labelled files to tokenized splits: label names, checked splits, columns for both models, the collator."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from .errors import InputError
+from .files import Rows, decoded_lines, find_columns, read_rows
+
+logger = logging.getLogger(__name__)
+
+NO_LABEL = -100
+TEACHER_PREFIX = "teacher_"
+SPLITS = ("train", "validation", "test")
+SAMPLE_SIZES = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
+
+
+@dataclass
+class TextData:
+    """
+    The splits of a run.
+
+    Args:
+        splits (`datasets.DatasetDict`): Those of `train`, `validation`, `test` that are there, with columns `text`
+            (string) and `labels` (int64, −100 for a row without one).
+        label_names (`list[str]`): Name of every label id.
+        facts (`dict[str, Any]`): Sizes, unlabelled rows and texts shared between splits, for the report.
+    """
+
+    splits: datasets.DatasetDict
+    label_names: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_class_file(path):
+    """Label names, one a line, in the order of their ids."""
+    names = [line.strip() for line in decoded_lines(path)]
+    while names and not names[-1]:
+        names.pop()
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            what = f"label {name!r} stands twice" if name else "empty label name"
+            raise InputError(f"{path} line {number}: {what}: give every label one line of its own")
+    return names
+
+
+def read_dataset(data_args, split_names):
+    """[`Rows`] of the hub data set's splits, `dict[str, Rows]`; a split that it lacks is left out."""
+    try:
+        loaded = datasets.load_dataset(data_args.dataset_name, data_args.dataset_config_name)
+    except Exception as error:  # whatever the hub, the network or a loading script raises
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"--dataset_name {data_args.dataset_name} cannot be loaded ({reason}): check the name and the network, or "
+            "pass --train_file"
+        ) from error
+    splits = {}
+    for name in split_names:
+        if name not in loaded:
+            continue
+        split, source = loaded[name], f"{data_args.dataset_name} ({name})"
+        text, label = find_columns(
+            split.column_names, data_args.text_column, data_args.label_column, source, need_labels=True
+        )
+        rows = Rows(source)
+        labels = [None] * len(split) if label is None else split[label]
+        if label is not None and isinstance(split.features[label], datasets.ClassLabel):
+            names = split.features[label].names
+            labels = [None if cell is None or cell < 0 else names[cell] for cell in labels]
+        for number, (text_cell, label_cell) in enumerate(zip(split[text], labels, strict=True), start=1):
+            rows.add(number, text_cell, label_cell)
+        splits[name] = rows
+    for name in split_names:
+        if name not in splits and name != "validation":
+            raise InputError(f"{data_args.dataset_name} has no split {name!r}, only {', '.join(loaded)}: use files")
+    return splits
+
+
+def name_labels(rows, known_names=None):
+    """
+    The label names of a training split, in the order of their ids: `known_names` (a class file's or a model's) where
+    they cover the labels found, else numbers by value and names by alphabet.
+
+    Raises:
+        `InputError`: When fewer than two different labels occur.
+    """
+    found = {label for label in rows.labels if label is not None}
+    if len(found) < 2:
+        what = f"only one class, {found.pop()!r}" if found else "not a single label"
+        raise InputError(f"{rows.source}: {what}: a classifier needs rows of at least two labels")
+    if known_names is not None and found <= set(known_names):
+        return list(known_names)
+    return sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+
+
+def name_ids(rows, class_names):
+    """Replaces label ids in `rows` by the names that stand at their line of the class file."""
+    names = dict(zip(map(str, range(len(class_names))), class_names, strict=True))
+    # A name wins over an id: classes may be called "1" or "2".
+    names.update({name: name for name in class_names})
+    for row, (label, line) in enumerate(zip(rows.labels, rows.lines, strict=True)):
+        if label is not None:
+            if label not in names:
+                raise InputError(
+                    f"{rows.source} line {line}: label {label!r} is neither a name nor an id of the "
+                    f"{len(class_names)} classes in --class_file: mend the row or the file"
+                )
+            rows.labels[row] = names[label]
+
+
+def encode_labels(rows, label_names):
+    """
+    Label ids (`list[int]`) of the rows, −100 where there is none.
+
+    Raises:
+        `InputError`: For a label that is none of `label_names`.
+    """
+    ids = {name: index for index, name in enumerate(label_names)}
+    for label, line in zip(rows.labels, rows.lines, strict=True):
+        if label is not None and label not in ids:
+            raise InputError(
+                f"{rows.source} line {line}: label {label!r} is unknown, the labels are {', '.join(label_names)}: "
+                "mend the row or add the label to the training split"
+            )
+    return [NO_LABEL if label is None else ids[label] for label in rows.labels]
+
+
+def check_labelled(rows, encoded, purpose):
+    """Refuses rows without a label where `purpose` needs them all."""
+    missing = [line for line, label in zip(rows.lines, encoded, strict=True) if label == NO_LABEL]
+    if missing:
+        raise InputError(
+            f"{rows.source} line {missing[0]}: no label ({len(missing)} such rows): {purpose} needs all rows labelled; "
+            "run_distill.py takes rows without a label"
+        )
+
+
+def sample(dataset, size, seed):
+    """A seeded sample of `size` rows in their old order; all of them when `size` is None or not smaller."""
+    if size is None or size >= len(dataset):
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:size]))
+
+
+def split_validation(train, share, seed):
+    """A training split (`datasets.Dataset`) less a seeded share of its labelled rows, and those rows."""
+    labelled = np.flatnonzero(np.array(train["labels"]) != NO_LABEL)
+    size = max(1, round(len(labelled) * share))
+    if size >= len(labelled):
+        raise InputError(f"{len(labelled)} labelled rows cannot be split for validation: give --validation_file")
+    kept = np.sort(np.random.default_rng(seed).permutation(labelled)[:size])
+    return train.select(np.setdiff1d(np.arange(len(train)), kept)), train.select(kept)
+
+
+def count_overlap(dataset, other):
+    """How many texts of `dataset` also stand in `other`, white space at the ends apart."""
+    seen = {text.strip() for text in other["text"]}
+    return sum(text.strip() in seen for text in dataset["text"])
+
+
+def read_splits(data_args, wanted, class_names):
+    """The [`Rows`] of the `wanted` splits that are there, label ids replaced by the class file's names."""
+    if data_args.dataset_name is not None:
+        splits = read_dataset(data_args, wanted)
+    else:
+        splits = {}
+        known = [] if class_names is None else [*class_names, *map(str, range(len(class_names)))]
+        for name in wanted:
+            path = getattr(data_args, f"{name}_file")
+            if path is not None:
+                splits[name] = read_rows(path, data_args.text_column, data_args.label_column, known)
+                known = known or {label for label in splits[name].labels if label is not None}
+    if class_names is not None:
+        for rows in splits.values():
+            name_ids(rows, class_names)
+    return splits
+
+
+def load_data(data_args, wanted=("train", "validation"), model_labels=None, unlabelled_allowed=False):
+    """
+    Reads and checks the splits that `data_args` names.
+
+    Args:
+        data_args ([`DataArguments`]): Files or a data set on the hub.
+        wanted (sequence of `str`): Splits to read; what is not to be reported is not read. A validation split that is
+            not there is cut from the training split.
+        model_labels (`list[str]`, *optional*): Label names of the model to continue with: their order is kept when they
+            cover the data's labels.
+        unlabelled_allowed (`bool`): Whether a training row may lack its label; other splits never may.
+
+    Returns:
+        [`TextData`].
+
+    Raises:
+        `InputError`: For whatever is wrong with the data, in one line that names the place.
+    """
+    class_names = None if data_args.class_file is None else read_class_file(data_args.class_file)
+    needs_train = "train" in wanted or (class_names or model_labels) is None
+    if "validation" in wanted and data_args.dataset_name is None and data_args.validation_file is None:
+        needs_train = True
+    if needs_train and data_args.dataset_name is None and data_args.train_file is None:
+        raise InputError("no training data: give --train_file or --dataset_name")
+    to_read = [name for name in SPLITS if name in wanted or (name == "train" and needs_train)]
+    rows = read_splits(data_args, to_read, class_names)
+    if "train" in rows:
+        label_names = name_labels(rows["train"], model_labels or class_names)
+        if class_names is not None and label_names != model_labels:
+            label_names = class_names
+    else:
+        label_names = model_labels or class_names
+
+    splits = {}
+    for name, split in rows.items():
+        encoded = encode_labels(split, label_names)
+        if not (unlabelled_allowed and name == "train"):
+            check_labelled(split, encoded, "training without a teacher" if name == "train" else f"the {name} split")
+        empty = sum(not text.strip() for text in split.texts)
+        if empty:
+            logger.warning(f"{split.source}: {empty} of {len(split.texts)} texts are empty; they are kept")
+        features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.Value("int64")})
+        splits[name] = datasets.Dataset.from_dict({"text": split.texts, "labels": encoded}, features=features)
+    if "validation" in wanted and "validation" not in splits and data_args.validation_split:
+        splits["train"], splits["validation"] = split_validation(
+            splits["train"], data_args.validation_split, data_args.split_seed
+        )
+        logger.info(f"{len(splits['validation'])} training rows are kept for validation (seed {data_args.split_seed})")
+    for name, size in SAMPLE_SIZES.items():
+        if name in splits:
+            splits[name] = sample(splits[name], getattr(data_args, size), data_args.split_seed)
+    if "train" in splits and len(set(splits["train"]["labels"]) - {NO_LABEL}) < 2:
+        raise InputError("the sampled training rows have fewer than two labels: raise --max_train_samples")
+    return TextData(datasets.DatasetDict(splits), label_names, describe_splits(splits))
+
+
+def describe_splits(splits):
+    """Sizes, unlabelled rows and texts shared with the training split; what a reader must know is logged."""
+    facts = {"rows": {name: len(split) for name, split in splits.items()}}
+    if "train" in splits:
+        facts["unlabelled"] = sum(label == NO_LABEL for label in splits["train"]["labels"])
+        facts["overlap_with_train"] = {
+            name: count_overlap(split, splits["train"]) for name, split in splits.items() if name != "train"
+        }
+        if facts["unlabelled"]:
+            logger.warning(f"{facts['unlabelled']} training rows have no label: they learn from the teacher alone")
+        for name, count in facts["overlap_with_train"].items():
+            if count:
+                logger.warning(f"{count} of {len(splits[name])} {name} texts also stand in the training split")
+    return facts
+
+
+def load_texts(path, data_args, label_names):
+    """
+    The texts of a file to be labelled, `list[str]`; labels that it may hold are not read.
+
+    Raises:
+        `InputError`: As [`read_rows`].
+    """
+    known = [*label_names, *map(str, range(len(label_names)))]
+    # --label_column may be missing here: only the usual names are looked for.
+    return read_rows(path, data_args.text_column, None, known, need_labels=False).texts
+
+
+def tokenize(dataset, tokenizer, max_length, teacher_tokenizer=None, teacher_max_length=None):
+    """
+    Dual tokenization: the student's columns and, when a teacher's tokenizer is given, the teacher's beside them.
+
+    Args:
+        dataset (`datasets.Dataset`): With a column `text`, which is removed; other columns stay.
+        tokenizer (`PreTrainedTokenizerBase`): The student's: `input_ids`, `attention_mask`, …
+        max_length (`int`): Longest text in the student's tokens.
+        teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): The teacher's: `teacher_input_ids`, …
+        teacher_max_length (`int`, *optional*): Longest text in the teacher's tokens.
+
+    Returns:
+        `datasets.Dataset`, not padded.
+    """
+
+    def encode(batch):
+        columns = dict(tokenizer(batch["text"], truncation=True, max_length=max_length))
+        if teacher_tokenizer is not None:
+            encoded = teacher_tokenizer(batch["text"], truncation=True, max_length=teacher_max_length)
+            columns.update({f"{TEACHER_PREFIX}{name}": column for name, column in encoded.items()})
+        return columns
+
+    return dataset.map(encode, batched=True, remove_columns=["text"], desc="Tokenizing")
+
+
+class DistillationCollator:
+    """
+    Pads a batch to its longest text, each side with its own tokenizer.
+
+    Columns that start with `teacher_` and come from a tokenizer are padded by `teacher_tokenizer`; `teacher_logits`
+    becomes a float tensor; a row without `labels` gets −100 when another row of the batch has one.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The student's.
+        teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): The teacher's, for online teaching.
+        pad_to_multiple_of (`int`, *optional*): For tensor cores.
+
+    Example:
+
+    ```python
+    >>> from kd_trainer.tokenization import build_tokenizer
+    >>> collator = DistillationCollator(build_tokenizer(["天地"]))
+    >>> batch = collator([{"input_ids": [2, 3], "labels": 1}, {"input_ids": [2], "labels": None}])
+    >>> batch["input_ids"].tolist(), batch["labels"].tolist()
+    ([[2, 3], [2, 0]], [1, -100])
+
+    ```
+    """
+
+    def __init__(self, tokenizer, teacher_tokenizer=None, pad_to_multiple_of=None):
+        self.tokenizer = tokenizer
+        self.teacher_tokenizer = teacher_tokenizer
+        self.pad_to_multiple_of = pad_to_multiple_of
+
+    def __call__(self, rows):
+        """`list[dict]` of rows to `dict[str, torch.Tensor]`, each of `(batch_size, …)`."""
+        student_rows, teacher_rows, batch = [], [], {}
+        for row in rows:
+            student_rows.append({})
+            teacher_rows.append({})
+            for name, value in row.items():
+                if name in ("labels", "label", "label_ids", "teacher_logits"):
+                    continue
+                if name.startswith(TEACHER_PREFIX):
+                    teacher_rows[-1][name.removeprefix(TEACHER_PREFIX)] = value
+                else:
+                    student_rows[-1][name] = value
+        batch.update(self.pad(self.tokenizer, student_rows))
+        if teacher_rows[0]:
+            if self.teacher_tokenizer is None:
+                raise ValueError("the rows have teacher_ columns: give DistillationCollator the teacher_tokenizer")
+            padded = self.pad(self.teacher_tokenizer, teacher_rows)
+            batch.update({f"{TEACHER_PREFIX}{name}": tensor for name, tensor in padded.items()})
+        if "teacher_logits" in rows[0]:
+            logits = np.asarray([row["teacher_logits"] for row in rows], dtype=np.float32)
+            batch["teacher_logits"] = torch.from_numpy(logits)
+        labels = [next((row[name] for name in ("labels", "label", "label_ids") if name in row), None) for row in rows]
+        if any(label is not None for label in labels):
+            batch["labels"] = torch.tensor([NO_LABEL if label is None else label for label in labels])
+        return batch
+
+    def pad(self, tokenizer, rows):
+        """Rows of token columns to tensors as long as the longest row."""
+        return dict(tokenizer.pad(rows, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of))
+
+
+def describe_labels(label_names):
+    """`id2label` and `label2id` of a model's configuration, as keyword arguments."""
+    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}

@@ -1,0 +1,309 @@
+"""Read labelled texts from a file, each row with the line it stands on, so that a mistake can be named by its line."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet
+
+from .errors import InputError
+
+TEXT_COLUMNS = ("text", "sentence", "content", "headline", "title", "review")
+LABEL_COLUMNS = ("label", "labels", "category", "class")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
+
+
+@dataclass
+class Rows:
+    """
+    The rows of one split as they stand in their file.
+
+    Args:
+        source (`str`): File or data set, for messages.
+        texts (`list[str]`): A missing text is the empty string.
+        labels (`list[str | None]`): As written; None where there is none.
+        lines (`list[int]`): Line of each row in its file, or its number in a file without lines, from 1.
+    """
+
+    source: str
+    texts: list[str] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line, text, label):
+        """One row; `text` and `label` are cells of any type, None or empty when missing."""
+        label = None if label is None else as_label(label, f"{self.source} line {line}")
+        self.texts.append("" if text is None else str(text))
+        self.labels.append(label or None)
+        self.lines.append(line)
+
+
+def as_label(cell, place):
+    """A label cell as text: whole numbers without a fraction, strings without white space around them."""
+    if isinstance(cell, float) and not cell.is_integer():
+        raise InputError(f"{place}: label {cell} is a fraction: give label names or whole-number ids")
+    if isinstance(cell, (list, dict)):
+        raise InputError(f"{place}: label {cell} is not one label: the scripts train single-label classifiers")
+    return str(int(cell)) if isinstance(cell, (bool, float)) else str(cell).strip()
+
+
+def decoded_lines(path):
+    """
+    Lines of a UTF-8 file without their ends. Only `\\n` (or `\\r\\n`) ends a line: NUL, U+2028 and their like are data.
+
+    Raises:
+        `InputError`: For a file that is missing or empty, or a line that is not UTF-8, which is named.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty: give one with a text on each line")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    found = f"byte 0x{line[error.start]:02x}"
+                    raise InputError(f"{path} line {number}: not UTF-8 ({found}): convert the file to UTF-8") from None
+                yield text.rstrip("\n").removesuffix("\r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: check the path") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{path}: not a readable file ({error.strerror}): check the path") from None
+
+
+def find_column(columns, name, usual, source, required):
+    """
+    The column that is called `name`, or one of the `usual` names when `name` is None.
+
+    Raises:
+        `InputError`: When a required or named column is missing.
+    """
+    if name is not None:
+        if name not in columns:
+            raise InputError(
+                f"{source}: no column {name!r}, the columns are {', '.join(map(repr, columns))}: pass another"
+            )
+        return name
+    found = next((column for column in usual if column in columns), None)
+    if found is None and required:
+        raise InputError(
+            f"{source}: no column is called {', '.join(usual)}; the columns are {', '.join(map(repr, columns))}: "
+            f"pass {'--text_column' if usual is TEXT_COLUMNS else '--label_column'}"
+        )
+    return found
+
+
+def check_header(columns, source):
+    """Refuses a header that names a column twice."""
+    twice = [column for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise InputError(f"{source}: column {twice[0]!r} stands twice in the header: rename one of them")
+
+
+def find_columns(columns, text_column, label_column, source, need_labels):
+    """Names of the text column and of the label column; the latter is None when there is none and none is needed."""
+    check_header(columns, source)
+    return (
+        find_column(columns, text_column, TEXT_COLUMNS, source, required=True),
+        find_column(columns, label_column, LABEL_COLUMNS, source, required=need_labels),
+    )
+
+
+def read_table(path, records, columns, chosen):
+    """Rows of a file with a header: `records` yields `(line, cells)`."""
+    text_column, label_column = chosen
+    text_index = columns.index(text_column)
+    label_index = None if label_column is None else columns.index(label_column)
+    rows = Rows(str(path))
+    for line, cells in records:
+        if len(cells) != len(columns):
+            raise InputError(
+                f"{path} line {line}: {len(cells)} cells where the header has {len(columns)}: mend or remove the line"
+            )
+        rows.add(line, cells[text_index], None if label_index is None else cells[label_index])
+    return rows
+
+
+def csv_records(path):
+    """`(line, cells)` of a comma-separated file; a quoted cell may span lines, the first of them is named."""
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader((f"{line}\n" for line in decoded_lines(path)), strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path} line {start}: not valid csv ({error}): mend its quotes") from None
+
+
+def tsv_records(path):
+    """`(line, cells)` of a tab-separated file; quotes are text."""
+    for number, line in enumerate(decoded_lines(path), start=1):
+        if line:
+            yield number, line.split("\t")
+
+
+def json_records(path):
+    """`(line, object)` of a file of JSON lines, or of one JSON list."""
+    lines = list(decoded_lines(path))
+    if lines[0].lstrip().startswith("["):
+        try:
+            objects = enumerate(json.loads("\n".join(lines)), start=1)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {error.lineno}: not valid JSON ({error.msg}): mend the line") from None
+    else:
+        objects = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    for number, item in objects:
+        if isinstance(item, str):
+            try:
+                item = json.loads(item)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path} line {number}: not valid JSON ({error.msg}): mend or remove the line"
+                ) from None
+        if not isinstance(item, dict):
+            raise InputError(f'{path} line {number}: {str(item)[:40]!r} is not an object: write {{"text": …}}')
+        yield number, item
+
+
+def read_json(path, text_column, label_column, need_labels):
+    """Rows of JSON lines; the first object names the columns, a later one may leave out its label but not its text."""
+    records = list(json_records(path))
+    if not records:
+        raise InputError(f"{path}: no row in the file: give one object on each line")
+    columns = list(dict.fromkeys(key for _, item in records for key in item))
+    text, label = find_columns(columns, text_column, label_column, path, need_labels)
+    rows = Rows(str(path))
+    for number, item in records:
+        if text not in item:
+            raise InputError(
+                f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
+            )
+        rows.add(number, item[text], None if label is None else item.get(label))
+    return rows
+
+
+def read_parquet(path, text_column, label_column, need_labels):
+    """Rows of a parquet file; what stands in for a line is the row's number."""
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: check the path") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): check the file"
+        ) from None
+    text, label = find_columns(file.schema_arrow.names, text_column, label_column, path, need_labels)
+    rows = Rows(str(path))
+    table = file.read(columns=[text] if label is None else [text, label])
+    labels = [None] * len(table) if label is None else table[label].to_pylist()
+    for number, (cell, label_cell) in enumerate(zip(table[text].to_pylist(), labels, strict=True), start=1):
+        rows.add(number, cell, label_cell)
+    return rows
+
+
+def label_position(records, known_labels, path):
+    """
+    Which of two columns without a header is the label: the one that holds known labels, or else fewer different values.
+
+    Raises:
+        `InputError`: When neither tells.
+    """
+    columns = list(zip(*(cells for _, cells in records), strict=True))
+    if known_labels:
+        known = [sum(cell.strip() in known_labels for cell in column) for column in columns]
+    else:
+        known = [-len(set(column)) for column in columns]
+    if known[0] == known[1]:
+        raise InputError(f"{path}: cannot tell text from label: give a .tsv with a header, or --class_file")
+    return int(known[1] > known[0])
+
+
+def read_headerless(path, known_labels, need_labels):
+    """
+    Rows of a file of `label<TAB>text` or `text<TAB>label` lines, or of bare texts where no labels are needed.
+
+    Raises:
+        `InputError`: For a line with another number of tabs than the rest, and for what looks like a header.
+    """
+    records = list(tsv_records(path))
+    if not records:
+        raise InputError(f"{path}: no row in the file: give one with a text on each line")
+    usual = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
+    if need_labels and usual == 1:
+        raise InputError(
+            f"{path} line {records[0][0]}: no tab: expected label<TAB>text or text<TAB>label on every line"
+        )
+    if usual > 2:
+        raise InputError(f"{path}: {usual} columns and no header that is known: add a header or pass --text_column")
+    for line, cells in records:
+        if len(cells) != usual:
+            raise InputError(
+                f"{path} line {line}: {len(cells) - 1} tabs where most lines have {usual - 1}: mend or remove the line"
+            )
+    rows = Rows(str(path))
+    if usual == 1:
+        for line, (text,) in records:
+            rows.add(line, text, None)
+        return rows
+    position = label_position(records, known_labels, path)
+    labels = [cells[position].strip() for _, cells in records]
+    if not known_labels and len(records) > 2 and labels.count(labels[0]) == 1 and len(set(labels)) < len(labels) / 2:
+        raise InputError(
+            f"{path} line 1: looks like a header, its label {labels[0]!r} occurs nowhere else: "
+            "pass --text_column and --label_column, or remove the line"
+        )
+    for line, cells in records:
+        rows.add(line, cells[1 - position], cells[position])
+    return rows
+
+
+def read_rows(path, text_column=None, label_column=None, known_labels=(), need_labels=True):
+    """
+    The rows of one file.
+
+    Args:
+        path (`str`): `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`, or `.txt` (no header).
+        text_column, label_column (`str`, *optional*): Names in the header; the usual names are found without.
+        known_labels (collection of `str`, *optional*): What a label can be, to tell it from the text without a header.
+        need_labels (`bool`, *optional*, defaults to `True`): Whether the file must have a label column. A single row
+            without a label is never an error here.
+
+    Returns:
+        [`Rows`], at least one.
+
+    Raises:
+        `InputError`: For whatever cannot be read, with the line.
+    """
+    path = Path(path)
+    named = text_column is not None or label_column is not None
+    if path.suffix in (".json", ".jsonl"):
+        rows = read_json(path, text_column, label_column, need_labels)
+    elif path.suffix == ".parquet":
+        rows = read_parquet(path, text_column, label_column, need_labels)
+    elif path.suffix == ".txt":
+        rows = read_headerless(path, known_labels, need_labels)
+    elif path.suffix in (".csv", ".tsv"):
+        records = csv_records(path) if path.suffix == ".csv" else tsv_records(path)
+        _, columns = next(records, (0, None))
+        if columns is None:
+            raise InputError(f"{path}: no row in the file: give a header and rows")
+        if path.suffix == ".tsv" and not named and not set(columns) & set(TEXT_COLUMNS + LABEL_COLUMNS):
+            rows = read_headerless(path, known_labels, need_labels)
+        else:
+            rows = read_table(
+                path, records, columns, find_columns(columns, text_column, label_column, path, need_labels)
+            )
+    else:
+        raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")
+    if not rows.texts:
+        raise InputError(f"{path}: no row in the file: give one with a text on each line")
+    if not any(text.strip() for text in rows.texts):
+        raise InputError(f"{path}: all {len(rows.texts)} texts are empty: check --text_column")
+    return rows

@@ -1,0 +1,36 @@
+"""A classifier's logits for any list of texts, in batches of similar length."""
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+
+@torch.no_grad()
+def predict_logits(model, tokenizer, texts, max_length, batch_size=64, description="Predicting"):
+    """
+    Logits of every text, each batch padded to its own longest.
+
+    Args:
+        model (`PreTrainedModel`): On the device it is to run on; its mode is put back afterwards.
+        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        texts (`list[str]`): Any number, empty ones included.
+        max_length (`int`): In tokens; the rest of a text is cut off.
+        batch_size (`int`, *optional*, defaults to 64): Texts per forward.
+        description (`str`, *optional*): Of the progress bar.
+
+    Returns:
+        `np.ndarray` of shape `(len(texts), num_labels)`, float32, in the order of `texts`.
+    """
+    was_training = model.training
+    model.eval()
+    # Longest first: what does not fit into memory fails at once.
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
+    for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
+        rows = order[start : start + batch_size]
+        batch = tokenizer(
+            [texts[row] for row in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+        )
+        logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
+    model.train(was_training)
+    return logits

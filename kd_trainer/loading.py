@@ -1,0 +1,174 @@
+"""Load a classifier with its tokenizer from a checkpoint, or build one from a configuration."""
+
+import logging
+import re
+from pathlib import Path
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from . import modeling_bilstm  # noqa: F401  registers the BiLSTM with the auto classes
+from .data import describe_labels
+from .errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# What a checkpoint may lack when it is fine-tuned: the head, and the pooler that masked-language models leave out.
+POOLER = re.compile(r"(^|\.)pooler\.")
+
+
+def check_folder(name, what):
+    """
+    Refuses a local folder that is not a checkpoint, before `transformers` takes its name for one on the hub.
+
+    Raises:
+        `InputError`: For a path that does not exist, holds no `config.json` or no safetensors weights.
+    """
+    path = Path(name)
+    if not path.exists():
+        if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
+            raise InputError(f"{what} {name}: no such folder: check the path")
+        return
+    if not (path / "config.json").is_file():
+        raise InputError(f"{what} {name}: no config.json in it: give the folder of a saved model")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(
+            f"{what} {name}: no weights (*.safetensors) in it: give a folder that a finished training run has saved"
+        )
+
+
+def hub_arguments(args):
+    """Keyword arguments of every `from_pretrained`."""
+    return {"cache_dir": args.cache_dir, "revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
+
+
+def load_or_explain(load, what, name, **kwargs):
+    """`load(name, **kwargs)`, its failure said in one line."""
+    try:
+        return load(name, **kwargs)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{what} {name} cannot be loaded ({reason}): check the name, the folder, the network"
+        ) from error
+
+
+def load_config(name, args, what="model"):
+    """The `PreTrainedConfig` of a checkpoint."""
+    check_folder(name, what)
+    return load_or_explain(AutoConfig.from_pretrained, what, name, **hub_arguments(args))
+
+
+def load_tokenizer(name, args, what="tokenizer"):
+    """The tokenizer in a folder or on the hub."""
+    return load_or_explain(AutoTokenizer.from_pretrained, what, name, **hub_arguments(args))
+
+
+def named_labels(config):
+    """Label names of a configuration in the order of their ids, or None when they are but `LABEL_0`, `LABEL_1`, …"""
+    names = [config.id2label[index] for index in sorted(config.id2label)]
+    return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+
+
+def load_classifier(name, args, label_names=None, what="model"):
+    """
+    A classifier with pretrained weights in fp32.
+
+    Args:
+        name (`str`): Folder or name on the hub; safetensors weights only.
+        args ([`ModelArguments`]): Revision, cache and remote code.
+        label_names (`list[str]`, *optional*): Give it to fine-tune: a missing head is then a new one. Without it the
+            head must be among the weights.
+        what (`str`): For messages.
+
+    Returns:
+        `PreTrainedModel`.
+
+    Raises:
+        `InputError`: When it cannot be loaded, or its encoder's weights are not in the checkpoint.
+    """
+    config = load_config(name, args, what)
+    if label_names is not None:
+        config.update(describe_labels(label_names))
+        config.problem_type = "single_label_classification"
+    model, info = load_or_explain(
+        AutoModelForSequenceClassification.from_pretrained,
+        what,
+        name,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        # A head of another size is refused below, or replaced; the encoder's shapes are checked there too.
+        ignore_mismatched_sizes=True,
+        **hub_arguments(args),
+    )
+    absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    encoder = sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}.") and not POOLER.search(key))
+    if encoder:
+        raise InputError(
+            f"{what} {name}: {len(encoder)} encoder weights are not in the checkpoint, {encoder[0]} among them: give a "
+            f"checkpoint of a {config.model_type} model, or train from scratch with --config_name"
+        )
+    if absent and label_names is None:
+        raise InputError(
+            f"{what} {name}: its classification head is not in the checkpoint ({', '.join(sorted(absent)[:3])}): "
+            "fine-tune it first with run_teacher.py"
+        )
+    if absent:
+        logger.info(f"{what} {name}: new weights for {', '.join(sorted(absent))}")
+    return model
+
+
+def build_classifier(config_name, overrides, tokenizer, label_names, args):
+    """
+    A classifier with random weights, said loudly: nothing pretrained is in it.
+
+    Args:
+        config_name (`str`): Model type (`"bert"`), or name or folder of a configuration.
+        overrides (`str`, *optional*): `"hidden_size=256,num_hidden_layers=4"`.
+        tokenizer (`PreTrainedTokenizerBase`): Its size becomes the model's vocabulary.
+        label_names (`list[str]`): Name of every label id.
+        args ([`ModelArguments`]): Revision, cache and remote code.
+
+    Returns:
+        `PreTrainedModel`.
+    """
+    if config_name in CONFIG_MAPPING:
+        config = AutoConfig.for_model(config_name)
+    else:
+        config = load_or_explain(AutoConfig.from_pretrained, "configuration", config_name, **hub_arguments(args))
+    changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **describe_labels(label_names)}
+    config.update({**changes, "problem_type": "single_label_classification"})
+    try:
+        if overrides:
+            config.update_from_string(overrides)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=args.trust_remote_code)
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"--config_name {config_name} with --config_overrides {overrides}: {reason}") from error
+    logger.warning(
+        f"TRAINING FROM SCRATCH: a {config.model_type} of {model.num_parameters():,} parameters with random weights; "
+        "nothing pretrained is loaded"
+    )
+    return model
+
+
+def fit_length(max_length, tokenizer, config, flag="--max_seq_length"):
+    """
+    `max_length`, or what tokenizer and model can take where that is less, which is logged.
+
+    Args:
+        max_length (`int`): Wanted, in tokens.
+        tokenizer (`PreTrainedTokenizerBase`): With its `model_max_length`.
+        config (`PreTrainedConfig`): Its `max_position_embeddings`, where the model has positions.
+        flag (`str`): For the message.
+
+    Returns:
+        `int`.
+    """
+    limits = [tokenizer.model_max_length, config.to_dict().get("max_position_embeddings") or max_length]
+    longest = min(max_length, *limits)
+    if longest < max_length:
+        logger.warning(f"{flag} {max_length} is more than the model takes: using {longest}")
+    return longest

@@ -1,0 +1,147 @@
+"""Distillation losses as pure functions of logits, one value per row: the caller decides how rows are averaged."""
+
+import torch.nn.functional as F
+
+
+def check_logits(student_logits, teacher_logits):
+    """
+    Refuse a pair of logits that cannot be compared label by label.
+
+    Raises:
+        `ValueError`: If the shapes differ or are not `(batch_size, num_labels)`.
+    """
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student_logits {tuple(student_logits.shape)} and teacher_logits {tuple(teacher_logits.shape)} must both "
+            "be (batch_size, num_labels): give both models the same labels"
+        )
+
+
+def cross_entropy_loss(student_logits, labels, label_smoothing=0.0):
+    """
+    Cross-entropy with the hard labels, −Σ_c q_c · log softmax(student_logits)_c, where q is the one-hot label mixed
+    with `label_smoothing` of the uniform distribution.
+
+    Args:
+        student_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled.
+        labels (`torch.LongTensor` of shape `(batch_size,)`): Label ids; −100 marks a row without a label.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): In [0, 1), unitless.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, nats, exactly 0 where the label is −100.
+
+    Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567 (label smoothing)
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> cross_entropy_loss(torch.zeros(2, 4), torch.tensor([1, -100]))
+    tensor([1.3863, 0.0000])
+
+    ```
+    """
+    # float(): under autocast the logits may be half precision, too coarse for a log-sum-exp.
+    return F.cross_entropy(
+        student_logits.float(), labels, ignore_index=-100, label_smoothing=label_smoothing, reduction="none"
+    )
+
+
+def task_loss(student_logits, labels, problem_type, label_smoothing=0.0):
+    """
+    The loss against the labels that `transformers` means by `problem_type`, one value per row.
+
+    Args:
+        student_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled.
+        labels (`torch.Tensor`): `(batch_size,)` ids for `"single_label_classification"`, `(batch_size, num_labels)` of
+            0 and 1 for `"multi_label_classification"`, `(batch_size,)` or `(batch_size, num_labels)` targets for
+            `"regression"`; −100 marks a row without a label.
+        problem_type (`str`): As in a `transformers` configuration.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): Of single labels only.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, 0 for a row without a label: cross-entropy in nats, mean binary
+        cross-entropy of the labels in nats, or mean squared error.
+
+    Raises:
+        `ValueError`: For another `problem_type`.
+    """
+    if problem_type == "single_label_classification":
+        return cross_entropy_loss(student_logits, labels, label_smoothing)
+    targets = labels.to(student_logits.device).reshape(student_logits.shape).float()
+    unlabelled = (targets == -100).any(dim=-1)
+    if problem_type == "multi_label_classification":
+        losses = F.binary_cross_entropy_with_logits(student_logits.float(), targets, reduction="none")
+    elif problem_type == "regression":
+        losses = F.mse_loss(student_logits.float(), targets, reduction="none")
+    else:
+        raise ValueError(f"problem_type is {problem_type!r}: choose one that transformers knows")
+    return losses.mean(dim=-1).masked_fill(unlabelled, 0.0)
+
+
+def kl_distillation_loss(student_logits, teacher_logits, temperature=1.0):
+    """
+    T² · KL(teacher ‖ student) between softmax(logits / T); T² keeps the gradient's scale independent of T.
+    Its mean over the rows is what `torch` calls `batchmean`.
+
+    Args:
+        student_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled.
+        teacher_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled, detached.
+        temperature (`float`, *optional*, defaults to `1.0`): Softening T > 0, unitless.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, nats × T².
+
+    Raises:
+        `ValueError`: If the shapes differ or `temperature` is not positive.
+
+    Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
+    >>> kl_distillation_loss(logits, logits, temperature=4.0)
+    tensor([0.])
+
+    ```
+    """
+    check_logits(student_logits, teacher_logits)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be positive")
+    student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    teacher_log_probs = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    # F.kl_div takes (input, target): reversed from the paper. log_target keeps a teacher's exact zeros finite.
+    divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True)
+    return divergence.sum(dim=-1) * temperature**2
+
+
+def logit_mse_loss(student_logits, teacher_logits):
+    """
+    Mean squared difference of the logits, ½-free: mean_c (student_c − teacher_c)². The limit of
+    [`kl_distillation_loss`] for a high temperature and zero-mean logits, up to a constant factor.
+
+    Args:
+        student_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled.
+        teacher_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled, detached.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, squared logits.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: Ba & Caruana 2014, https://arxiv.org/abs/1312.6184; Tang et al. 2019, https://arxiv.org/abs/1903.12136
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> logit_mse_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor([0.5000])
+
+    ```
+    """
+    check_logits(student_logits, teacher_logits)
+    return F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none").mean(dim=-1)

@@ -1,0 +1,193 @@
+"""What came out of a run: size and speed of a model, the table, `report.json`, files of predictions."""
+
+import copy
+import csv
+import json
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import InputError
+from .metrics import agreement, score_logits
+
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
+COLUMNS = {
+    "accuracy": "{:.4f}",
+    "precision": "{:.4f}",
+    "recall": "{:.4f}",
+    "f1": "{:.4f}",
+    "agreement": "{:.4f}",
+    "parameters": "{:,}",
+    "size_mb": "{:.2f}",
+    "latency_ms": "{:.2f}",
+    "texts_per_s": "{:,.0f}",
+    "train_seconds": "{:.0f}",
+}
+
+
+def versions():
+    """`dict[str, str]` of Python and the packages that decide the numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@torch.no_grad()
+def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
+    """
+    Speed of a classifier on one CPU thread, from text to logits, tokenization included.
+
+    Args:
+        model (`PreTrainedModel`): Left where it is and as it is; a copy on the CPU is measured.
+        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        texts (`list[str]`): Taken in turn, at most 256 of them.
+        max_length (`int`): In tokens.
+        budget (`float`, *optional*, defaults to 5.0): Seconds for each of the two numbers, at most.
+
+    Returns:
+        `dict[str, float]`: `latency_ms`, median milliseconds of one text at batch 1; `texts_per_s` at batch 32, from
+        the median batch.
+    """
+    texts = texts[:256]
+    on_cpu = copy.deepcopy(model).to("cpu").float().eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def seconds(batch_size, repeats):
+        taken = []
+        deadline = time.perf_counter() + budget
+        for repeat in range(repeats + 3):
+            first = repeat * batch_size % max(1, len(texts) - batch_size + 1)
+            start = time.perf_counter()
+            batch = tokenizer(
+                texts[first : first + batch_size],
+                truncation=True,
+                max_length=max_length,
+                padding=True,
+                return_tensors="pt",
+            )
+            on_cpu(**batch)
+            taken.append(time.perf_counter() - start)
+            if len(taken) > 5 and time.perf_counter() > deadline:
+                break
+        # The first calls warm caches up.
+        return statistics.median(taken[3:])
+
+    try:
+        batch_size = min(32, len(texts))
+        return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def describe_model(model):
+    """`dict`: `parameters` and `size_mb`, megabytes (10⁶ bytes) of the weights as they are saved."""
+    tensors = model.state_dict().values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return {"parameters": model.num_parameters(), "size_mb": size / 1e6}
+
+
+def result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logits=None, train_seconds=None):
+    """
+    One model's row of the table.
+
+    Args:
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): What is described.
+        texts (`list[str]`): Of the split reported.
+        logits (`np.ndarray` of shape `(len(texts), num_labels)`): The model's.
+        labels (`np.ndarray` of shape `(len(texts),)`): Label ids.
+        max_length (`int`): In the model's tokens.
+        teacher_logits (`np.ndarray` of shape `(len(texts), num_labels)`, *optional*): For the agreement.
+        train_seconds (`float`, *optional*): None when unknown.
+
+    Returns:
+        `dict[str, float | int | None]` with the keys of `COLUMNS`.
+    """
+    row = dict.fromkeys(COLUMNS)
+    row.update(score_logits(logits, labels))
+    row.update(describe_model(model))
+    row.update(measure_speed(model, tokenizer, texts, max_length))
+    row["agreement"] = None if teacher_logits is None else agreement(logits, teacher_logits)
+    row["train_seconds"] = train_seconds
+    return row
+
+
+def format_table(rows):
+    """
+    A Markdown table of `dict[str, dict]` rows with the columns of `COLUMNS`; what is None is a dash.
+
+    Example:
+
+    ```python
+    >>> print(format_table({"teacher": {"accuracy": 0.9}}).splitlines()[2][:20])
+    | teacher   | 0.9000
+
+    ```
+    """
+    cells = [["model", *COLUMNS]]
+    for name, row in rows.items():
+        values = [row.get(column) for column in COLUMNS]
+        formats = COLUMNS.values()
+        cells.append([name, *("–" if v is None else f.format(v) for v, f in zip(values, formats, strict=True))])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    widths[0] = max(widths[0], len("distilled"))
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def write_json(path, content):
+    """Writes a JSON file under another name first, so that a kill leaves none that is half written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def softmax(logits):
+    """Probabilities of `(num_rows, num_labels)` logits."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def prediction_rows(texts, logits, label_names):
+    """Yields `{"text", "label", "probabilities"}` of every text; probabilities by label name."""
+    for text, row in zip(texts, softmax(logits), strict=True):
+        probabilities = {name: round(float(value), 6) for name, value in zip(label_names, row, strict=True)}
+        yield {"text": text, "label": label_names[int(row.argmax())], "probabilities": probabilities}
+
+
+def check_prediction_file(path, overwrite):
+    """
+    Refuses an output that [`write_predictions`] could not write, before any work is done.
+
+    Raises:
+        `InputError`: For a suffix that is not known, or a file that is there.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".json", ".jsonl"):
+        raise InputError(f"--predict_output {path}: unknown kind of file: give a .csv, .json or .jsonl")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is there already: give another --predict_output, or --overwrite_output_dir")
+
+
+def write_predictions(path, rows, label_names):
+    """Writes [`prediction_rows`] to `.csv` (a column per probability) or to JSON lines."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            writer = csv.writer(file)
+            writer.writerow(["text", "label", *(f"probability_{name}" for name in label_names)])
+            for row in rows:
+                writer.writerow([row["text"], row["label"], *row["probabilities"].values()])
+        else:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(path)
