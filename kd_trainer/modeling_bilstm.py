@@ -212,6 +212,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
@@ -221,6 +222,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Token ids; the length may be 0.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): Non-zero for real
                 tokens. Without it every token but `pad_token_id` is real.
+            token_type_ids (`torch.LongTensor`, *optional*): Not used; a BERT's tokenizer may give them.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
                 Instead of `input_ids`.
             labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*): As

@@ -101,6 +101,16 @@ def run_console(main):
             torch.distributed.destroy_process_group()
 
 
+def set_logging(args):
+    """Says what the first process does, and of the others only what goes wrong; `--log_level` overrules it."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    usual = logging.INFO if args.process_index == 0 else logging.ERROR
+    level = usual if args.log_level == "passive" else args.get_process_log_level()
+    logging.getLogger("kd_trainer").setLevel(level)
+    for library in (transformers, datasets):
+        library.utils.logging.set_verbosity(max(level, logging.WARNING))
+
+
 def start_run(settings, args, data_args, run_args):
     """
     Checks the flags and the output folder, sets logging and seed.
@@ -111,12 +121,7 @@ def start_run(settings, args, data_args, run_args):
     Raises:
         `InputError`: For flags that do not go together, or an output folder that holds another run.
     """
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    level = args.get_process_log_level()
-    for name in ("kd_trainer", "__main__"):
-        logging.getLogger(name).setLevel(level)
-    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    datasets.utils.logging.set_verbosity(max(level, logging.WARNING))
+    set_logging(args)
     check_arguments(settings, args, data_args, run_args)
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # else torch warns that there is no accelerator to pin for
@@ -125,6 +130,9 @@ def start_run(settings, args, data_args, run_args):
         check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
     if run.wanted_splits:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
+    if args.world_size > 1:
+        # A launcher that starts a world of 1 by mistake would otherwise go unnoticed.
+        logger.info(f"world size {args.world_size}")
     set_seed(args.seed)
     return run
 

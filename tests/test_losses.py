@@ -1,0 +1,215 @@
+"""The losses against numpy in float64, torch's own losses and closed forms of their gradients."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kd_trainer.losses import cross_entropy_loss, kl_distillation_loss, logit_mse_loss, task_loss
+
+TEMPERATURES = [0.5, 1.0, 2.0, 4.0, 8.0, 20.0]
+ROWS, LABELS = 32, 5
+
+
+def draw_logits(seed, scale=3.0, shape=(ROWS, LABELS)):
+    """Random logits whose binary values are exact in float32."""
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32))
+
+
+def log_softmax(logits, temperature=1.0):
+    """In float64, written out."""
+    scaled = np.asarray(logits.detach(), dtype=np.float64) / temperature
+    shifted = scaled - scaled.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def gradient_of(loss, student_logits, *args):
+    """Gradient of the summed loss with respect to the student's logits."""
+    student_logits = student_logits.clone().requires_grad_()
+    return torch.autograd.grad(loss(student_logits, *args).sum(), student_logits)[0]
+
+
+def random_labels(kind, seed=2):
+    """Labels of `ROWS` rows, of which the third has none."""
+    random = np.random.default_rng(seed)
+    labels = {
+        "single_label_classification": torch.from_numpy(random.integers(0, LABELS, ROWS)),
+        "multi_label_classification": torch.from_numpy(random.integers(0, 2, (ROWS, LABELS)).astype(np.float32)),
+        "regression": draw_logits(seed),
+    }[kind]
+    labels[2] = -100
+    return labels
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("seed", range(3))
+def test_kd_loss_equals_numpy(seed, temperature):
+    student, teacher = draw_logits(seed), draw_logits(seed + 100)
+    teacher_log, student_log = log_softmax(teacher, temperature), log_softmax(student, temperature)
+    expected = temperature**2 * (np.exp(teacher_log) * (teacher_log - student_log)).sum(axis=1)
+    losses = kl_distillation_loss(student, teacher, temperature)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-6 * temperature**2)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_mean_of_kd_loss_is_torchs_batchmean_times_squared_temperature(temperature):
+    student, teacher = draw_logits(0), draw_logits(1)
+    reference = F.kl_div(
+        (student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1), reduction="batchmean"
+    )
+    torch.testing.assert_close(
+        kl_distillation_loss(student, teacher, temperature).mean(), reference * temperature**2, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_kd_loss_is_zero_for_equal_logits(temperature):
+    logits = draw_logits(0)
+    assert (kl_distillation_loss(logits, logits.clone(), temperature) == 0).all()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_kd_loss_is_positive_for_different_distributions(temperature):
+    assert (kl_distillation_loss(draw_logits(0), draw_logits(1), temperature) > 0).all()
+
+
+def test_kd_loss_ignores_a_constant_added_to_a_row():
+    logits = draw_logits(0)
+    losses = kl_distillation_loss(logits + 7 * torch.arange(ROWS)[:, None], logits)
+    torch.testing.assert_close(losses, torch.zeros(ROWS), atol=1e-4, rtol=0)
+
+
+def test_kd_loss_is_not_symmetric():
+    student, teacher = draw_logits(0), draw_logits(1)
+    assert not torch.allclose(kl_distillation_loss(student, teacher), kl_distillation_loss(teacher, student))
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_kd_gradient_is_temperature_times_difference_of_probabilities(temperature):
+    student, teacher = draw_logits(0), draw_logits(1)
+    expected = temperature * (np.exp(log_softmax(student, temperature)) - np.exp(log_softmax(teacher, temperature)))
+    gradient = gradient_of(kl_distillation_loss, student, teacher, temperature)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5 * max(1, temperature))
+
+
+def test_kd_gradient_approaches_centred_logit_difference_at_high_temperature():
+    student, teacher = draw_logits(0, scale=1), draw_logits(1, scale=1)
+    difference = student - teacher
+    limit = (difference - difference.mean(dim=1, keepdim=True)) / LABELS
+    errors = [
+        (gradient_of(kl_distillation_loss, student, teacher, temperature) - limit).abs().max().item()
+        for temperature in (10.0, 100.0, 1000.0)
+    ]
+    # The error falls as 1 / T.
+    assert errors[1] < errors[0] / 5 and errors[2] < errors[1] / 5 and errors[2] < 2e-3
+
+
+def test_squared_temperature_keeps_the_gradients_scale():
+    student, teacher = draw_logits(0, scale=1), draw_logits(1, scale=1)
+    norms = [gradient_of(kl_distillation_loss, student, teacher, float(t)).norm().item() for t in (10, 20, 40, 80)]
+    assert max(norms) / min(norms) < 1.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_logit_mse_equals_numpy_and_is_zero_only_for_equal_logits(seed):
+    student, teacher = draw_logits(seed), draw_logits(seed + 100)
+    expected = ((student.double() - teacher.double()) ** 2).numpy().mean(axis=1)
+    np.testing.assert_allclose(logit_mse_loss(student, teacher), expected, rtol=1e-5)
+    assert (logit_mse_loss(student, teacher) > 0).all()
+    assert (logit_mse_loss(student, student.clone()) == 0).all()
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.5])
+def test_cross_entropy_equals_numpy_and_is_zero_without_a_label(label_smoothing):
+    logits, labels = draw_logits(0), random_labels("single_label_classification")
+    targets = np.eye(LABELS)[labels.clamp(min=0)] * (1 - label_smoothing) + label_smoothing / LABELS
+    expected = np.where(labels == -100, 0, -(targets * log_softmax(logits)).sum(axis=1))
+    np.testing.assert_allclose(cross_entropy_loss(logits, labels, label_smoothing), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_task_loss_of_single_labels_is_cross_entropy():
+    logits, labels = draw_logits(0), random_labels("single_label_classification")
+    losses = task_loss(logits, labels, "single_label_classification", label_smoothing=0.1)
+    assert torch.equal(losses, cross_entropy_loss(logits, labels, 0.1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_task_loss_of_multi_labels_equals_numpy(seed):
+    logits, labels = draw_logits(seed), random_labels("multi_label_classification", seed)
+    signs, scores = 2 * labels.numpy() - 1, logits.numpy().astype(np.float64)
+    expected = np.log1p(np.exp(-signs * scores)).mean(axis=1)
+    expected[2] = 0
+    np.testing.assert_allclose(task_loss(logits, labels, "multi_label_classification"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(ROWS,), (ROWS, 1), (ROWS, LABELS)])
+def test_task_loss_of_regression_equals_numpy(shape):
+    targets = draw_logits(1, shape=shape)
+    targets[2] = -100
+    logits = draw_logits(0, shape=(ROWS, 1) if len(shape) == 1 else shape)
+    expected = ((logits.double() - targets.double().reshape(logits.shape)) ** 2).numpy().mean(axis=1)
+    expected[2] = 0
+    np.testing.assert_allclose(task_loss(logits, targets, "regression"), expected, rtol=1e-5)
+
+
+PROBLEM_TYPES = ["single_label_classification", "multi_label_classification", "regression"]
+
+
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+def test_row_without_a_label_has_no_gradient(problem_type):
+    gradient = gradient_of(task_loss, draw_logits(0), random_labels(problem_type), problem_type)
+    assert (gradient[2] == 0).all()
+    assert (gradient[[0, 1, 3]].abs().sum(dim=1) > 0).all()
+
+
+def every_loss(student_logits, teacher_logits):
+    """Each loss of the module for one pair of logits, by name."""
+    losses = {f"kl at {t}": kl_distillation_loss(student_logits, teacher_logits, t) for t in (1.0, 4.0)}
+    losses["mse"] = logit_mse_loss(student_logits, teacher_logits)
+    losses["smoothed"] = cross_entropy_loss(student_logits, random_labels(PROBLEM_TYPES[0]), 0.1)
+    losses.update({kind: task_loss(student_logits, random_labels(kind), kind) for kind in PROBLEM_TYPES})
+    return losses
+
+
+def test_extreme_logits_give_finite_losses_and_gradients():
+    student, teacher = (1e4 * draw_logits(seed).sign() for seed in (0, 1))
+    student.requires_grad_()
+    for name, losses in every_loss(student, teacher).items():
+        assert losses.isfinite().all(), name
+        assert torch.autograd.grad(losses.sum(), student)[0].isfinite().all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_give_float32_losses(dtype):
+    # 300: its squared difference is more than float16 can hold.
+    student, teacher = draw_logits(0, scale=300).to(dtype), draw_logits(1, scale=300).to(dtype)
+    reference = every_loss(student.float(), teacher.float())
+    for name, losses in every_loss(student, teacher).items():
+        assert losses.dtype == torch.float32 and torch.equal(losses, reference[name]), name
+
+
+@pytest.mark.parametrize("loss", [kl_distillation_loss, logit_mse_loss])
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (1, 3)), ((3,), (3,)), ((2, 3, 1), (2, 3, 1))])
+def test_logits_that_do_not_match_are_refused(loss, shapes):
+    with pytest.raises(ValueError, match="same labels"):
+        loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_temperature_must_be_positive_and_finite(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        kl_distillation_loss(draw_logits(0), draw_logits(1), temperature)
+
+
+@pytest.mark.parametrize("problem_type", [None, "ranking"])
+@pytest.mark.parametrize("kind", ["single_label_classification", "regression"])
+def test_unknown_problem_type_is_refused(kind, problem_type):
+    with pytest.raises(ValueError, match="problem_type"):
+        task_loss(draw_logits(0), random_labels(kind), problem_type)
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+@pytest.mark.parametrize("shape", [(3, 2), (6,), (2,)])
+def test_labels_of_another_shape_are_refused(problem_type, shape):
+    with pytest.raises(ValueError):
+        task_loss(torch.zeros(2, 3), torch.zeros(shape), problem_type)

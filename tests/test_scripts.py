@@ -1,0 +1,328 @@
+"""The three scripts as a person launches them: what they write, what they refuse, that they can be killed."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABEL_NAMES, make_rows
+from hub_server import HubServer
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import run_distill
+import run_student
+import run_teacher
+from kd_trainer.errors import InputError
+
+PROJECT = Path(__file__).parent.parent
+STUDENT = ["--embedding_size=12", "--hidden_size=8", "--dropout=0"]
+TEACHER = [
+    "--config_name=bert",
+    "--config_overrides=hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16,"
+    "hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
+]
+TRAINING = ["--use_cpu", "--do_train", "--do_predict", "--learning_rate=1e-2", "--disable_tqdm=true"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Flags that name a tiny training, validation and test split."""
+    folder = tmp_path_factory.mktemp("data")
+    flags = ["--max_seq_length=16"]
+    for seed, (name, size) in enumerate({"train": 192, "validation": 48, "test": 60}.items()):
+        lines = [f"{LABEL_NAMES[label]}\t{text}" for text, label in zip(*make_rows(size, seed), strict=True)]
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        flags.append(f"--{name}_file={folder / name}.tsv")
+    return flags
+
+
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory):
+    """Folder of a trained teacher."""
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    run_teacher.main([*TEACHER, *data, *TRAINING, "--num_train_epochs=6", f"--output_dir={folder}"])
+    return folder
+
+
+@pytest.fixture
+def distil_flags(data, teacher, tmp_path):
+    """Flags of a small distillation into `tmp_path / "distilled"`, with a cache of its own."""
+    return [
+        *data,
+        *TRAINING,
+        *STUDENT,
+        "--num_train_epochs=2",
+        f"--teacher_name_or_path={teacher}",
+        f"--teacher_cache_dir={tmp_path / 'cache'}",
+        f"--output_dir={tmp_path / 'distilled'}",
+    ]
+
+
+def read_report(folder):
+    return json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+
+
+def launch(arguments, **kwargs):
+    """Runs a command in the project's folder; its output is text."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), **kwargs.pop("env", {})}
+    return subprocess.run(
+        list(map(str, arguments)), cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+def count_forwards(monkeypatch):
+    """A list that grows by one at every forward of a BERT classifier."""
+    from transformers import BertForSequenceClassification
+
+    forwards, forward = [], BertForSequenceClassification.forward
+
+    def counted(self, *args, **kwargs):
+        forwards.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", counted)
+    return forwards
+
+
+def test_teacher_report_says_what_scikit_learn_says(teacher, data):
+    report = read_report(teacher)
+    assert report["split"] == "test" and report["labels"] == sorted(LABEL_NAMES)
+    assert report["teacher"]["accuracy"] > 0.6  # it has learnt something of the tiny task
+    model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    texts, labels = make_rows(60, 2)
+    with torch.no_grad():
+        predicted = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.argmax(-1)
+    names = [model.config.id2label[int(label)] for label in predicted]
+    accuracy = np.mean([name == LABEL_NAMES[label] for name, label in zip(names, labels, strict=True)])
+    assert report["teacher"]["accuracy"] == pytest.approx(accuracy)
+    assert set(report["per_class"]) >= set(LABEL_NAMES)
+
+
+def test_distillation_writes_the_whole_report_and_a_model_that_loads(distil_flags, tmp_path):
+    run_distill.main([*distil_flags, "--compare_student"])
+    report = read_report(tmp_path / "distilled")
+    for name in ("teacher", "student", "distilled"):
+        for key in ("accuracy", "precision", "recall", "f1", "parameters", "size_mb", "latency_ms", "texts_per_s"):
+            assert report[name][key] is not None and np.isfinite(report[name][key]), (name, key)
+        assert report[name]["train_seconds"] > 0
+    assert report["teacher"]["agreement"] is None
+    assert 0 <= report["distilled"]["agreement"] <= 1
+    assert report["data"]["rows"] == {"train": 192, "validation": 48, "test": 60}
+    assert report["seed"] == 42 and report["versions"]["torch"] == torch.__version__
+    weights = load_file(tmp_path / "distilled" / "model.safetensors")
+    alone = load_file(tmp_path / "distilled-alone" / "model.safetensors")
+    assert any(not torch.equal(weights[name], alone[name]) for name in weights)
+
+
+def test_another_temperature_does_not_run_the_teacher(distil_flags, tmp_path, monkeypatch):
+    forwards = count_forwards(monkeypatch)
+    run_distill.main(distil_flags)
+    # 192 training, 48 validation and 60 test texts in batches of 64; the rest are calls of the speed measurement.
+    first = len(forwards)
+    assert first >= 3 + 1 + 1
+    monkeypatch.setattr("kd_trainer.report.measure_speed", lambda *args: {"latency_ms": 1.0, "texts_per_s": 1.0})
+    del forwards[:]
+    run_distill.main([*distil_flags, "--temperature=9", f"--output_dir={tmp_path / 't9'}"])
+    assert not forwards
+    run_distill.main([*distil_flags, "--teacher_max_seq_length=5", f"--output_dir={tmp_path / 'short'}"])
+    assert len(forwards) == 3 + 1 + 1
+    assert read_report(tmp_path / "t9")["settings"]["temperature"] == 9
+
+
+def test_online_teacher_gives_the_weights_that_cached_logits_give(distil_flags, tmp_path):
+    run_distill.main(distil_flags)
+    run_distill.main([*distil_flags, "--teacher_mode=online", f"--output_dir={tmp_path / 'online'}"])
+    cached, online = (load_file(tmp_path / name / "model.safetensors") for name in ("distilled", "online"))
+    for name, weight in cached.items():
+        torch.testing.assert_close(online[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_recipe_alone_trains_the_teacher_first(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in [*data, *TEACHER])
+    common = {**flags, "do_train": True, "use_cpu": True, "learning_rate": 0.01, "num_train_epochs": 1}
+    Path("teacher.yaml").write_text(json.dumps({**common, "output_dir": "out/teacher"}))
+    student = {key: value for key, value in common.items() if not key.startswith("config")}
+    student = {**student, "hidden_size": 8, "embedding_size": 8, "output_dir": "out/student"}
+    Path("distil.yaml").write_text(json.dumps({**student, "teacher_recipe": "teacher.yaml"}))
+    run_distill.main(["distil.yaml", "--max_train_samples=64", "--teacher_cache_dir=cache"])
+    assert read_report("out/teacher")["data"]["rows"]["train"] == 64  # what the command line says of the data holds
+    trained = (Path("out/teacher") / "model.safetensors").stat().st_mtime_ns
+    assert read_report("out/student")["distilled"]["accuracy"] is not None
+    run_distill.main(["distil.yaml", "--output_dir=out/second", "--teacher_cache_dir=cache"])
+    assert (Path("out/teacher") / "model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
+    run_distill.main(distil_flags)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "distilled").rglob("*")}
+    with pytest.raises(InputError, match="holds a finished run"):
+        run_distill.main([*distil_flags, "--temperature=2"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "distilled").rglob("*")} == before
+    run_distill.main([*distil_flags, "--temperature=2", "--overwrite_output_dir"])
+    assert read_report(tmp_path / "distilled")["settings"]["temperature"] == 2
+
+
+def test_unlabelled_rows_are_counted_and_distilled_but_refused_without_a_teacher(distil_flags, data, tmp_path):
+    texts, labels = make_rows(90)
+    lines = [
+        f"{LABEL_NAMES[label] if row % 4 else ''}\t{text}"
+        for row, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    train = tmp_path / "train.tsv"
+    train.write_text("label\ttext\n" + "\n".join(lines), encoding="utf-8")
+    run_distill.main([*distil_flags, f"--train_file={train}"])
+    assert read_report(tmp_path / "distilled")["data"]["unlabelled"] == 23
+    with pytest.raises(InputError, match="line 2: no label .23 such rows"):
+        run_student.main([*data, *STUDENT, *TRAINING, f"--train_file={train}", f"--output_dir={tmp_path / 'alone'}"])
+    assert not (tmp_path / "alone").exists()
+
+
+def test_small_transformer_and_teacher_tokenizer_as_student(distil_flags, teacher, tmp_path):
+    run_distill.main([*distil_flags, f"--model_name_or_path={teacher}", "--num_train_epochs=1"])
+    assert read_report(tmp_path / "distilled")["distilled"]["agreement"] > 0.6
+    run_distill.main([*distil_flags, "--tokenizer_type=teacher", f"--output_dir={tmp_path / 'same'}"])
+    saved = AutoTokenizer.from_pretrained(tmp_path / "same")
+    assert saved.get_vocab() == AutoTokenizer.from_pretrained(teacher).get_vocab()
+
+
+def test_trained_student_is_scored_and_predicts(distil_flags, data, tmp_path, capsys):
+    run_distill.main(distil_flags)
+    student = tmp_path / "distilled"
+    scored = read_report(student)["distilled"]
+    run_student.main(
+        [*data, "--use_cpu", f"--model_name_or_path={student}", "--do_predict", f"--output_dir={tmp_path}/e"]
+    )
+    assert read_report(tmp_path / "e")["student"]["accuracy"] == scored["accuracy"]
+    capsys.readouterr()
+    run_student.main([f"--model_name_or_path={student}", "--predict_text=球队胜", "--use_cpu"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["label"] in LABEL_NAMES and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("球队胜\n\n股市\n", encoding="utf-8")
+    for suffix in ("csv", "jsonl"):
+        flags = [f"--predict_file={texts}", f"--predict_output={tmp_path}/p.{suffix}", "--use_cpu"]
+        run_student.main([f"--model_name_or_path={student}", *flags])
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == ["球队胜", "股市"]
+    assert rows[0]["label"] == answer["label"]
+    with pytest.raises(InputError, match="is there already"):
+        run_student.main([f"--model_name_or_path={student}", *flags])
+
+
+def test_teacher_with_other_labels_is_refused_before_training(distil_flags, data, tmp_path):
+    other = tmp_path / "other.tsv"
+    other.write_text("".join(f"{'甲乙'[row % 2]}\t第{row}条\n" for row in range(40)), encoding="utf-8")
+    with pytest.raises(InputError, match="teacher has labels .* data has .*label_map"):
+        flags = [f"--train_file={other}", f"--validation_file={other}", f"--test_file={other}"]
+        run_distill.main([*distil_flags, *flags])
+    assert not (tmp_path / "distilled").exists()
+
+
+def test_console_says_a_mistake_in_one_line_with_exit_code_2(tmp_path):
+    done = launch(
+        [sys.executable, "run_student.py", "--train_file=nowhere.tsv", "--do_train", "--output_dir", tmp_path]
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == ["run_student.py: error: nowhere.tsv: no such file: check the path"]
+    assert not list(tmp_path.iterdir())
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_give_the_metrics_of_one(distil_flags, tmp_path):
+    # The same 32 rows in every step: one process x 32, two processes x 16.
+    run_distill.main([*distil_flags, "--per_device_train_batch_size=32"])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    flags = [
+        "--per_device_train_batch_size=16",
+        f"--output_dir={tmp_path / 'two'}",
+        f"--teacher_cache_dir={tmp_path}/c2",
+    ]
+    done = launch([*torchrun, "run_distill.py", *distil_flags, *flags], env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "world size 2" in done.stderr
+    one, two = read_report(tmp_path / "distilled")["distilled"], read_report(tmp_path / "two")["distilled"]
+    for key in ("accuracy", "precision", "recall", "f1", "agreement"):
+        assert two[key] == pytest.approx(one[key], abs=1e-6), key
+    weights, other = (load_file(tmp_path / name / "model.safetensors") for name in ("distilled", "two"))
+    for name, weight in weights.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_killed_run_continues_to_the_weights_of_one_that_was_not_killed(distil_flags, tmp_path):
+    # Dropout on: the random state must come back too.
+    flags = [*distil_flags, "--dropout=0.3", "--num_train_epochs=30", "--save_strategy=steps", "--save_steps=30"]
+    flags += ["--eval_strategy=steps", "--eval_steps=30"]
+    command = [sys.executable, "run_distill.py", *flags]
+    whole = launch([*command, f"--output_dir={tmp_path / 'whole'}"])
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    killed = subprocess.Popen(
+        [*map(str, command)], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    folder = tmp_path / "distilled"
+    deadline = time.time() + 120
+    while not (folder / "checkpoint-60" / "trainer_state.json").exists():
+        assert killed.poll() is None and time.time() < deadline, "it ended before it could be killed"
+        time.sleep(0.005)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (folder / "report.json").exists()
+    refused = launch([*command, "--temperature=2"])
+    assert refused.returncode == 2 and "temperature None -> 2.0" in refused.stderr
+    resumed = launch(command)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "continuing the run" in resumed.stderr
+    expected, got = (load_file(path / "model.safetensors") for path in (tmp_path / "whole", folder))
+    assert all(torch.equal(got[name], weight) for name, weight in expected.items())
+
+
+LOAD = """
+import sys
+sys.modules["kd_trainer"] = None  # as on a machine that has transformers alone
+import torch
+torch.set_num_threads(1)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+model = AutoModelForSequenceClassification.from_pretrained("user/student", trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained("user/student", trust_remote_code=True)
+print(model(**tokenizer(["球队胜"], return_tensors="pt")).logits[0].tolist())
+print(pipeline("text-classification", model="user/student", trust_remote_code=True)(["", "球队胜"])[1]["label"])
+"""
+
+
+def test_pushed_student_loads_where_the_package_is_not_installed(distil_flags, tmp_path):
+    with HubServer() as hub:
+        push = ["--push_to_hub", "--hub_model_id=user/student"]
+        online = {**hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = launch([sys.executable, "run_distill.py", *distil_flags, *push], env=online)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_bilstm.py"} <= set(
+            hub.files("user/student")
+        )
+        reader = {**hub.environment(tmp_path / "other"), "HF_HUB_OFFLINE": "0"}
+        loaded = launch([sys.executable, "-c", LOAD], env=reader, stdin=subprocess.DEVNULL)
+        assert loaded.returncode == 0, loaded.stderr[-3000:]
+    again = launch([sys.executable, "-c", LOAD], env={**reader, "HF_HUB_OFFLINE": "1"}, stdin=subprocess.DEVNULL)
+    assert again.stdout == loaded.stdout  # the server has stopped: from the cache
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "distilled").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "distilled")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number of threads rounds sums otherwise
+    logits = model(**tokenizer(["球队胜"], return_tensors="pt")).logits[0]
+    torch.set_num_threads(threads)
+    assert json.loads(loaded.stdout.splitlines()[0]) == logits.tolist()
+    shutil.rmtree(tmp_path / "other")
