@@ -29,7 +29,7 @@ def main(argv):
     tokenizer = get_tokenizer(student_args, training_texts(data), data_args.max_seq_length, bert_style)
     label_names = None if data is None else data.label_names
     student = get_student(student_args, tokenizer, label_names, training=args.do_train)
-    run_alone(run, "student", student, tokenizer, data)
+    run_alone(run, "student", student_args, student, tokenizer, data)
 
 
 def console():

@@ -26,7 +26,7 @@ def main(argv):
     tokenizer = get_tokenizer(model_args, training_texts(data), data_args.max_seq_length, bert_style=True)
     label_names = None if data is None else data.label_names
     model = get_transformer(model_args, tokenizer, label_names, "teacher", training=args.do_train)
-    run_alone(run, "teacher", model, tokenizer, data)
+    run_alone(run, "teacher", model_args, model, tokenizer, data)
 
 
 def console():

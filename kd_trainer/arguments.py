@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,14 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from .errors import InputError
+
+
+def check_sizes(arguments, *names, least=1):
+    """Refuses a size below `least`; None is no size."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}: it must be at least {least}")
 
 
 @dataclass
@@ -53,6 +62,9 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the modeling code that comes with a checkpoint."}
     )
+
+    def __post_init__(self):
+        check_sizes(self, "vocab_size")
 
 
 @dataclass
@@ -102,6 +114,9 @@ class TeacherArguments:
         metadata={"help": "Also train the same student without the teacher, into OUTPUT_DIR-alone, for the table."},
     )
 
+    def __post_init__(self):
+        check_sizes(self, "teacher_max_seq_length", "teacher_batch_size")
+
 
 @dataclass
 class DataArguments:
@@ -145,10 +160,8 @@ class DataArguments:
     max_predict_samples: int | None = field(default=None, metadata={"help": "Test on a sample of this many rows."})
 
     def __post_init__(self):
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} is {value}: it must be at least 1")
+        check_sizes(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_sizes(self, "split_seed", least=0)
         if not 0 <= self.validation_split < 1:
             raise InputError(f"--validation_split is {self.validation_split}: it must be in [0, 1)")
 
@@ -199,8 +212,8 @@ class DistillationTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha is {self.alpha}: it must be in 0..1")
-        if not self.temperature > 0:
-            raise InputError(f"--temperature is {self.temperature}: it must be positive")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"--temperature is {self.temperature}: it must be positive and finite")
         if self.kd_loss not in ("kl", "mse"):
             raise InputError(f"--kd_loss is {self.kd_loss!r}: choose 'kl' or 'mse'")
         super().__post_init__()
@@ -257,10 +270,10 @@ class ScriptParser(HfArgumentParser):
             actions.setdefault(action.dest, action)
         return {name: action for name, action in actions.items() if name not in ("help", "recipe")}
 
-    def nearest(self, name):
+    def nearest(self, name, dashes=""):
         """`"; did you mean …?"` for a misspelt flag, or nothing."""
         close = difflib.get_close_matches(name, self.flags(), n=1)
-        return f": did you mean {close[0]!r}?" if close else ": --help lists the flags"
+        return f": did you mean {dashes + close[0]!r}?" if close else ": --help lists the flags"
 
     def recipe_arguments(self, path):
         """A recipe as command-line arguments, so that one parser checks both."""
@@ -299,7 +312,7 @@ class ScriptParser(HfArgumentParser):
             raise InputError(f"{source}{error}") from None
         if unknown:
             word = unknown[0].split("=")[0]
-            raise InputError(f"{source}unknown flag {word!r}{self.nearest(word.lstrip('-').replace('-', '_'))}")
+            raise InputError(f"{source}unknown flag {word!r}{self.nearest(word.lstrip('-').replace('-', '_'), '--')}")
         # A positional argument that is not given has its default, unlike a flag.
         recipe = None if namespace.recipe in (unset, None) else namespace.recipe
         settings = {name: getattr(namespace, name) for name in names[:-1] if getattr(namespace, name) is not unset}
@@ -322,7 +335,7 @@ class ScriptParser(HfArgumentParser):
         if recipe is not None:
             from_recipe, _ = self.read_settings(self.recipe_arguments(recipe), source=f"{recipe}: ")
             settings = {**from_recipe, **given}
-        values = {**self.script_defaults, **settings}
+        values = {**self.script_defaults, **schedule_defaults(settings), **settings}
         if not values.get("do_train"):
             # Otherwise TrainingArguments would switch do_eval on.
             values = {**values, "eval_strategy": "no", "load_best_model_at_end": False}
@@ -334,6 +347,18 @@ class ScriptParser(HfArgumentParser):
             except (ValueError, ImportError, TypeError) as error:
                 raise InputError(" ".join(str(error).split())) from error
         return (*objects, settings, given)
+
+
+def schedule_defaults(settings):
+    """Defaults that follow from the settings: only a checkpoint that is saved when it is scored can be the best."""
+    followed = {}
+    if settings.get("eval_strategy", "no") != "no":
+        followed["save_strategy"] = settings["eval_strategy"]
+    if "eval_steps" in settings:
+        followed["save_steps"] = settings["eval_steps"]
+    if "no" in (settings.get("eval_strategy"), settings.get("save_strategy")):
+        followed["load_best_model_at_end"] = False
+    return followed
 
 
 def read_recipe(path):
@@ -348,7 +373,7 @@ def read_recipe(path):
         recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe: give the path of a YAML file") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable UTF-8 file ({error}): give the path of a YAML file") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}: mend the line named") from None
@@ -364,6 +389,8 @@ def check_arguments(settings, args, data_args, run_args):
     Raises:
         `InputError`: Without an output folder or anything to do, and for fp16 where it would silently be ignored.
     """
+    check_sizes(args, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    check_sizes(args, "seed", least=0)
     scored = args.do_train or args.do_eval or args.do_predict
     to_write = scored or (run_args.predict_file is not None and run_args.predict_output is None)
     if to_write and settings.get("output_dir") is None:

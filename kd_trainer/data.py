@@ -1,6 +1,7 @@
 """From labelled files to tokenized splits: label names, checked splits, columns for both models, the collator."""
 
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ def read_class_file(path):
     names = [line.strip() for line in decoded_lines(path)]
     while names and not names[-1]:
         names.pop()
+    if not names:
+        raise InputError(f"{path}: no label in the file: give one on each line")
     for number, name in enumerate(names, start=1):
         if not name or name in names[: number - 1]:
             what = f"label {name!r} stands twice" if name else "empty label name"
@@ -94,7 +97,7 @@ def name_labels(rows, known_names=None):
         raise InputError(f"{rows.source}: {what}: a classifier needs rows of at least two labels")
     if known_names is not None and found <= set(known_names):
         return list(known_names)
-    return sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    return sorted(found, key=lambda name: (0, int(name), name) if re.fullmatch(r"-?\d+", name) else (1, 0, name))
 
 
 def name_ids(rows, class_names):
@@ -166,6 +169,9 @@ def read_splits(data_args, wanted, class_names):
     """The [`Rows`] of the `wanted` splits that are there, label ids replaced by the class file's names."""
     if data_args.dataset_name is not None:
         splits = read_dataset(data_args, wanted)
+        if "validation" in wanted and not splits.keys() & {"train", "validation"}:
+            # The validation split will be cut from the training split, as in training.
+            splits = read_dataset(data_args, [name for name in SPLITS if name in wanted or name == "train"])
     else:
         splits = {}
         known = [] if class_names is None else [*class_names, *map(str, range(len(class_names)))]

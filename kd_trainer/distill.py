@@ -26,6 +26,7 @@ from .workflow import (
     get_student,
     get_tokenizer,
     predict,
+    saved_model,
     score_model,
     sequence_length,
     tokenized,
@@ -213,6 +214,7 @@ def alone_row(run, student_args, teacher, data, teacher_logits):
     student, tokenizer = prepare_student(run, student_args, teacher, data)
     max_length = sequence_length(run, tokenizer, student)
     seconds = fit_alone(alone, student, tokenizer, data, max_length)
+    student = saved_model(folder, student_args).to(run.args.device)
     row, _ = score_model(run, student, tokenizer, data, max_length, None, teacher_logits, seconds)
     return row
 
@@ -241,8 +243,8 @@ def distil(run, teacher, student_args, data):
     seconds = None
     if run.args.do_train:
         seconds = fit_distilled(run, student, tokenizer, teacher, data, max_length)
-    else:
-        student.to(run.args.device)
+        student = saved_model(run.output_dir, student_args)
+    student.to(run.args.device)
     rows["distilled"], logits = score_model(run, student, tokenizer, data, max_length, None, teacher_logits, seconds)
     finish_report(run, rows, data, logits)
     predict(run, student, tokenizer, max_length)

@@ -35,10 +35,23 @@ class Rows:
 
     def add(self, line, text, label):
         """One row; `text` and `label` are cells of any type, None or empty when missing."""
-        label = None if label is None else as_label(label, f"{self.source} line {line}")
-        self.texts.append("" if text is None else str(text))
+        place = f"{self.source} line {line}"
+        label = None if label is None else as_label(label, place)
+        text = "" if text is None else as_text(text, place)
+        try:
+            (text + (label or "")).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{place}: half a surrogate pair (\\ud800..\\udfff): mend or remove the line") from None
+        self.texts.append(text)
         self.labels.append(label or None)
         self.lines.append(line)
+
+
+def as_text(cell, place):
+    """A text cell as text; numbers are written out."""
+    if isinstance(cell, (list, dict, bytes)):
+        raise InputError(f"{place}: {str(cell)[:40]!r} is not a text: give strings")
+    return str(cell)
 
 
 def as_label(cell, place):
@@ -71,7 +84,7 @@ def decoded_lines(path):
                 yield text.rstrip("\n").removesuffix("\r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: check the path") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise InputError(f"{path}: not a readable file ({error.strerror}): check the path") from None
 
 
@@ -152,7 +165,9 @@ def tsv_records(path):
 def json_records(path):
     """`(line, object)` of a file of JSON lines, or of one JSON list."""
     lines = list(decoded_lines(path))
-    if lines[0].lstrip().startswith("["):
+    first = next((line for line in lines if line.strip()), "")
+    is_list = first.lstrip().startswith("[")
+    if is_list:
         try:
             objects = enumerate(json.loads("\n".join(lines)), start=1)
         except json.JSONDecodeError as error:
@@ -160,7 +175,7 @@ def json_records(path):
     else:
         objects = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     for number, item in objects:
-        if isinstance(item, str):
+        if not is_list:
             try:
                 item = json.loads(item)
             except json.JSONDecodeError as error:
@@ -201,7 +216,10 @@ def read_parquet(path, text_column, label_column, need_labels):
         ) from None
     text, label = find_columns(file.schema_arrow.names, text_column, label_column, path, need_labels)
     rows = Rows(str(path))
-    table = file.read(columns=[text] if label is None else [text, label])
+    try:
+        table = file.read(columns=[text] if label is None else [text, label])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None
     labels = [None] * len(table) if label is None else table[label].to_pylist()
     for number, (cell, label_cell) in enumerate(zip(table[text].to_pylist(), labels, strict=True), start=1):
         rows.add(number, cell, label_cell)

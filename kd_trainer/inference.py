@@ -21,16 +21,18 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
     Returns:
         `np.ndarray` of shape `(len(texts), num_labels)`, float32, in the order of `texts`.
     """
-    was_training = model.training
-    model.eval()
     # Longest first: what does not fit into memory fails at once.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
     logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
-    for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
-        rows = order[start : start + batch_size]
-        batch = tokenizer(
-            [texts[row] for row in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-        )
-        logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
-    model.train(was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
+            rows = order[start : start + batch_size]
+            batch = tokenizer(
+                [texts[row] for row in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+            )
+            logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
+    finally:
+        model.train(was_training)
     return logits

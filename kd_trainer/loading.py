@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from . import modeling_bilstm  # noqa: F401  registers the BiLSTM with the auto classes
@@ -15,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 # What a checkpoint may lack when it is fine-tuned: the head, and the pooler that masked-language models leave out.
 POOLER = re.compile(r"(^|\.)pooler\.")
+
+# Models whose positions start behind the padding token's id.
+SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta",
+                     "xlm-roberta-xl", "xmod")  # fmt: skip
 
 
 def check_folder(name, what):
@@ -46,7 +51,7 @@ def load_or_explain(load, what, name, **kwargs):
     """`load(name, **kwargs)`, its failure said in one line."""
     try:
         return load(name, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{what} {name} cannot be loaded ({reason}): check the name, the folder, the network"
@@ -104,7 +109,13 @@ def load_classifier(name, args, label_names=None, what="model"):
         **hub_arguments(args),
     )
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    encoder = sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}.") and not POOLER.search(key))
+    # A model without a base model inside, the BiLSTM, is all encoder but for its head.
+    is_flat, prefix = model.base_model is model, f"{model.base_model_prefix}."
+    encoder = sorted(
+        key
+        for key in absent
+        if (not key.startswith("classifier.") if is_flat else key.startswith(prefix)) and not POOLER.search(key)
+    )
     if encoder:
         raise InputError(
             f"{what} {name}: {len(encoder)} encoder weights are not in the checkpoint, {encoder[0]} among them: give a "
@@ -143,8 +154,9 @@ def build_classifier(config_name, overrides, tokenizer, label_names, args):
     try:
         if overrides:
             config.update_from_string(overrides)
+            config = type(config).from_dict(config.to_dict())  # checked as a new one is
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=args.trust_remote_code)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"--config_name {config_name} with --config_overrides {overrides}: {reason}") from error
     logger.warning(
@@ -167,7 +179,11 @@ def fit_length(max_length, tokenizer, config, flag="--max_seq_length"):
     Returns:
         `int`.
     """
-    limits = [tokenizer.model_max_length, config.to_dict().get("max_position_embeddings") or max_length]
+    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    positions = config.to_dict().get(name) or max_length
+    if config.model_type in SHIFTED_POSITIONS:
+        positions -= config.pad_token_id + 1
+    limits = [tokenizer.model_max_length, positions]
     longest = min(max_length, *limits)
     if longest < max_length:
         logger.warning(f"{flag} {max_length} is more than the model takes: using {longest}")

@@ -1,5 +1,7 @@
 """Distillation losses as pure functions of logits, one value per row: the caller decides how rows are averaged."""
 
+import math
+
 import torch.nn.functional as F
 
 
@@ -64,18 +66,24 @@ def task_loss(student_logits, labels, problem_type, label_smoothing=0.0):
         cross-entropy of the labels in nats, or mean squared error.
 
     Raises:
-        `ValueError`: For another `problem_type`.
+        `ValueError`: For another `problem_type`, or labels of another shape.
     """
     if problem_type == "single_label_classification":
         return cross_entropy_loss(student_logits, labels, label_smoothing)
-    targets = labels.to(student_logits.device).reshape(student_logits.shape).float()
+    if problem_type not in ("multi_label_classification", "regression"):
+        raise ValueError(f"problem_type is {problem_type!r}: choose one that transformers knows")
+    targets = labels[:, None] if labels.dim() == 1 else labels
+    if targets.shape != student_logits.shape:
+        raise ValueError(
+            f"labels {tuple(labels.shape)} do not fit student_logits {tuple(student_logits.shape)}: {problem_type} "
+            "needs one number for every logit"
+        )
+    targets = targets.float()
     unlabelled = (targets == -100).any(dim=-1)
-    if problem_type == "multi_label_classification":
-        losses = F.binary_cross_entropy_with_logits(student_logits.float(), targets, reduction="none")
-    elif problem_type == "regression":
+    if problem_type == "regression":
         losses = F.mse_loss(student_logits.float(), targets, reduction="none")
     else:
-        raise ValueError(f"problem_type is {problem_type!r}: choose one that transformers knows")
+        losses = F.binary_cross_entropy_with_logits(student_logits.float(), targets, reduction="none")
     return losses.mean(dim=-1).masked_fill(unlabelled, 0.0)
 
 
@@ -108,8 +116,8 @@ def kl_distillation_loss(student_logits, teacher_logits, temperature=1.0):
     ```
     """
     check_logits(student_logits, teacher_logits)
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be positive")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}: it must be positive and finite")
     student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher_log_probs = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     # F.kl_div takes (input, target): reversed from the paper. log_target keeps a teacher's exact zeros finite.

@@ -89,8 +89,9 @@ def agreement(student_logits, teacher_logits):
 
 def is_at_chance(logits, labels):
     """
-    Whether a classifier is not distinguishably better than one that ignores its input: balanced accuracy (the mean
-    recall of the labels that occur, chance level 1 / their number) at most three standard errors above chance.
+    Whether a classifier is not distinguishably better than one that ignores its input and names each label as often:
+    balanced accuracy (the mean recall of the labels that occur, chance level 1 / their number) at most three standard
+    errors above chance.
 
     Balanced, because a teacher whose label order is scrambled can still be right more often than 1 / num_labels when
     one label is frequent.
@@ -104,12 +105,14 @@ def is_at_chance(logits, labels):
     """
     labels = np.asarray(labels)
     labelled = labels != -100
-    correct = (np.asarray(logits).argmax(-1) == labels)[labelled]
-    classes, counts = np.unique(labels[labelled], return_counts=True)
-    balanced = float(np.mean([correct[labels[labelled] == label].mean() for label in classes]))
+    labels, predictions = labels[labelled], np.asarray(logits).argmax(-1)[labelled]
+    classes, counts = np.unique(labels, return_counts=True)
+    balanced = float(np.mean([(predictions[labels == label] == label).mean() for label in classes]))
     chance = 1 / len(classes)
-    standard_error = math.sqrt(sum(chance * (1 - chance) / count for count in counts)) / len(classes)
-    return balanced <= chance + 3 * standard_error, balanced, chance
+    rates = np.array([(predictions == label).mean() for label in classes])
+    standard_error = math.sqrt((rates * (1 - rates) / counts).sum()) / len(classes)
+    # The small number: a mean of exact zeros and ones may round to just above chance.
+    return balanced <= chance + 3 * standard_error + 1e-9, balanced, chance
 
 
 def per_class_report(logits, labels, label_names):

@@ -249,7 +249,8 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
 
         order, lengths = left_aligned(attention_mask)
         lengths = lengths.clamp(min=1)
-        states = gather_rows(inputs_embeds, order)
+        # An empty text reads one padding position: what stands there must not matter.
+        states = gather_rows(inputs_embeds.masked_fill((attention_mask == 0)[..., None], 0), order)
         backwards = reversal(lengths, states.shape[1])
         for layer in self.layers:
             states = layer(self.dropout(states), backwards)

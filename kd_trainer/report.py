@@ -85,7 +85,8 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
 
 def describe_model(model):
     """`dict`: `parameters` and `size_mb`, megabytes (10⁶ bytes) of the weights as they are saved."""
-    tensors = model.state_dict().values()
+    # Tied weights stand in the state dict several times and are saved once.
+    tensors = {(tensor.data_ptr(), tensor.shape): tensor for tensor in model.state_dict().values()}.values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return {"parameters": model.num_parameters(), "size_mb": size / 1e6}
 
@@ -172,6 +173,12 @@ def check_prediction_file(path, overwrite):
     path = Path(path)
     if path.suffix not in (".csv", ".json", ".jsonl"):
         raise InputError(f"--predict_output {path}: unknown kind of file: give a .csv, .json or .jsonl")
+    folder = next(parent for parent in path.parents if parent.exists())
+    if path.is_dir() or not folder.is_dir():
+        raise InputError(
+            f"--predict_output {path}: {'it' if path.is_dir() else folder} is not a "
+            f"{'file' if path.is_dir() else 'folder'}: give another"
+        )
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --predict_output, or --overwrite_output_dir")
 

@@ -76,6 +76,10 @@ def align_labels(teacher_names, label_names, label_map=None):
     return [names.index(name) for name in label_names]
 
 
+# What a fast tokenizer keeps outside tokenizer.json and yet decides a text's tokens.
+TOKENIZER_SETTINGS = ("padding_side", "truncation_side", "split_special_tokens", "model_input_names")
+
+
 def tokenizer_bytes(tokenizer):
     """The tokenizer as it is saved, less the padding and truncation that a call leaves behind in a fast one."""
     with tempfile.TemporaryDirectory() as folder:
@@ -87,6 +91,7 @@ def tokenizer_bytes(tokenizer):
         saved = json.loads(fast.read_text(encoding="utf-8"))
     saved.pop("truncation", None)
     saved.pop("padding", None)
+    saved["settings"] = [getattr(tokenizer, name) for name in TOKENIZER_SETTINGS]
     return json.dumps(saved, sort_keys=True).encode()
 
 
@@ -99,7 +104,8 @@ def cache_key(teacher, tokenizer, max_length, texts):
     """
     digest = hashlib.sha256()
     config = teacher.config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "id2label", "label2id"):
+    # Names, and what saving writes into the configuration; the weights' own dtype is hashed below.
+    for name in ("_name_or_path", "transformers_version", "id2label", "label2id", "architectures", "dtype", "auto_map"):
         config.pop(name, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(teacher.state_dict().items()):

@@ -65,6 +65,8 @@ def read_vocabulary(path):
         tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except FileNotFoundError:
         raise InputError(f"{path}: no such vocabulary file: pass another --vocab_file or leave it out") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: pass a readable vocabulary file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}: convert the file to UTF-8") from None
     while tokens and not tokens[-1]:

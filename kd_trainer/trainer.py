@@ -39,19 +39,30 @@ class ClassificationTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [find_batch_size(batch) for batch in batches]
+        sizes = [self.count_rows(batch) for batch in batches]
         self.mean_micro_batch = sum(sizes) / len(sizes) if sizes else None
         return batches, num_items
 
-    def scale_loss(self, model, inputs, loss):
-        """A micro-batch's mean, weighted by its share of the step's rows: the last one of an epoch may be smaller."""
+    def count_rows(self, inputs):
+        """Rows that a batch's mean loss is over: a model of `transformers` leaves those with label −100 out."""
+        labels = inputs.get("labels")
+        if labels is None or labels.dim() != 1 or labels.is_floating_point():
+            return find_batch_size(inputs)
+        return (labels != -100).sum()
+
+    def scale_loss(self, model, rows, loss):
+        """A micro-batch's mean, weighted by its share of the step's rows: micro-batches need not be equally large."""
         if not model.training or self.mean_micro_batch is None:
             return loss
-        return loss * (find_batch_size(inputs) / self.mean_micro_batch)
+        share = torch.as_tensor(rows / self.mean_micro_batch, device=loss.device)
+        # The mean over no row is not a number.
+        return torch.where(share > 0, loss * share, 0.0)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # Counted first: label smoothing takes the labels out of the inputs.
+        rows = self.count_rows(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        loss = self.scale_loss(model, inputs, loss)
+        loss = self.scale_loss(model, rows, loss)
         return (loss, outputs) if return_outputs else loss
 
     def _get_eval_sampler(self, eval_dataset):
@@ -127,6 +138,14 @@ class DistillationTrainer(ClassificationTrainer):
             )
         self.part_sums = {"train": None, "eval": None}
 
+    def count_rows(self, inputs):
+        # A row without a label counts too: it has the teacher's part.
+        return find_batch_size(inputs)
+
+    def train(self, *args, **kwargs):
+        self.part_sums["train"] = None
+        return super().train(*args, **kwargs)
+
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
@@ -180,7 +199,7 @@ class DistillationTrainer(ClassificationTrainer):
             losses = self.args.alpha * task + (1 - self.args.alpha) * kd
         self.record_parts("train" if model.training else "eval", task, labelled, kd)
 
-        loss = self.scale_loss(model, student_inputs, losses.mean())
+        loss = self.scale_loss(model, rows, losses.mean())
         if not return_outputs:
             return loss
         return loss, outputs if isinstance(outputs, dict) else (loss, *outputs)

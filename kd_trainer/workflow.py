@@ -382,13 +382,19 @@ def fit_alone(run, model, tokenizer, data, max_length):
     return train_model(run, trainer)
 
 
-def run_alone(run, role, model, tokenizer, data):
+def saved_model(folder, model_args):
+    """The model as a run has saved it: what is scored is what somebody who loads it will get, in fp32."""
+    return load_classifier(str(folder), model_args)
+
+
+def run_alone(run, role, model_args, model, tokenizer, data):
     """
     Everything that `run_teacher.py` and `run_student.py` do with their model: train, push, score, report, predict.
 
     Args:
         run ([`Run`]): What to do.
         role (`str`): Name of its row in the table.
+        model_args ([`ModelArguments`]): How models are loaded.
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model.
         data ([`TextData`] or None): None when nothing but predicting is to be done.
     """
@@ -396,8 +402,8 @@ def run_alone(run, role, model, tokenizer, data):
     seconds = None
     if run.args.do_train:
         seconds = fit_alone(run, model, tokenizer, data, max_length)
-    else:
-        model.to(run.args.device)
+        model = saved_model(run.output_dir, model_args)
+    model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
         finish_report(run, {role: row}, data, logits)
@@ -406,8 +412,7 @@ def run_alone(run, role, model, tokenizer, data):
 
 def score_model(run, model, tokenizer, data, max_length, logits=None, teacher_logits=None, train_seconds=None):
     """
-    The model's row of the table, on the split that is reported. Scored as it is saved, in fp32: what somebody who loads
-    it will get. In a distributed run only the first process scores.
+    The model's row of the table, on the split that is reported. In a distributed run only the first process scores.
 
     Args:
         run ([`Run`]), data ([`TextData`]): Say which split.

@@ -16,7 +16,7 @@ from kd_trainer.modeling_bilstm import BiLSTMConfig, BiLSTMForSequenceClassifica
 from kd_trainer.tokenization import build_tokenizer
 
 datasets.disable_progress_bars()
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 LABEL_NAMES = ["体育", "财经", "科技"]
 # Each label has words of its own, and some are shared: a tiny model learns them in a few steps.
@@ -65,7 +65,7 @@ def make_student(tokenizer):
         set_seed(seed)
         sizes = {"embedding_size": 12, "hidden_size": 8, "dropout": 0.0}
         labels = {"problem_type": "single_label_classification", **describe_labels(LABEL_NAMES)}
-        return BiLSTMForSequenceClassification(BiLSTMConfig(len(tokenizer), **{**sizes, **labels, **config}))
+        return BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=len(tokenizer), **{**sizes, **labels, **config}))
 
     return make
 

@@ -196,8 +196,18 @@ def test_command_line_values(argv, name, value):
 
 
 def test_no_saving_can_be_trained_with(recipe):
-    flags = parse(recipe("do_train: true\nsave_strategy: no\nload_best_model_at_end: no\n"))
-    assert flags.save_strategy == "no" and flags.eval_strategy == "epoch"
+    flags = parse(recipe("do_train: true\nsave_strategy: no\n"))
+    assert flags.save_strategy == "no" and flags.eval_strategy == "epoch" and not flags.load_best_model_at_end
+
+
+@pytest.mark.parametrize("name", ["eval_strategy", "save_strategy"])
+@pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
+def test_a_strategy_that_is_set_is_kept(name, strategy):
+    other = {"eval_strategy": "save_strategy", "save_strategy": "eval_strategy"}[name]
+    both = [f"--{name}={strategy}", f"--{other}={strategy}"]
+    assert getattr(parse("--do_train", *both), name) == strategy
+    if name == "eval_strategy" or strategy != "steps":
+        assert getattr(parse("--do_train", both[0]), name) == strategy
 
 
 @pytest.mark.parametrize("extra", [[], ["--do_predict"], ["--eval_strategy", "epoch"], ["--do_train", "false"]])
@@ -272,9 +282,9 @@ def test_read_recipe_returns_the_mapping(recipe):
 @pytest.mark.parametrize(
     "argv, found",
     [
-        (["--learning_rat", "1"], ["--learning_rat", "did you mean 'learning_rate'"]),
-        (["--learning_rat=1"], ["--learning_rat", "did you mean 'learning_rate'"]),
-        (["--learning-rat", "1"], ["did you mean 'learning_rate'"]),
+        (["--learning_rat", "1"], ["--learning_rat", "did you mean '--learning_rate'"]),
+        (["--learning_rat=1"], ["--learning_rat", "did you mean '--learning_rate'"]),
+        (["--learning-rat", "1"], ["did you mean '--learning_rate'"]),
         (["--temp", "1"], ["--temp"]),  # no abbreviations: a new flag would change what they mean
         (["--qqqqqqqqq"], ["--qqqqqqqqq", "--help"]),
         (["--learning_rate", "fast"], ["learning_rate", "'fast'"]),
@@ -303,6 +313,7 @@ def test_read_recipe_returns_the_mapping(recipe):
         (["--validation_split", "1"], ["--validation_split is 1.0", "[0, 1)"]),
         (["--validation_split=-0.1"], ["--validation_split is -0.1", "[0, 1)"]),
         (["--validation_split", "nan"], ["--validation_split is nan"]),
+        (["--split_seed=-1"], ["--split_seed is -1", "at least 0"]),
         (["--lr_scheduler_kwargs", "{broken"], []),
         (["a.yaml", "b.yaml"], ["b.yaml"]),
     ],
@@ -317,10 +328,18 @@ def test_the_ends_of_the_ranges_are_allowed(name, value):
     assert getattr(parse(f"--{name}={value}"), name) == value
 
 
-@pytest.mark.parametrize("name", ["per_device_train_batch_size", "per_device_eval_batch_size"])
-def test_batches_of_no_rows_are_refused(name):
-    with refused(name, "0"):
-        check("--output_dir", "x", "--do_train", f"--{name}", "0")
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("per_device_train_batch_size", 0),
+        ("per_device_eval_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("seed", -1),
+    ],
+)
+def test_numbers_that_would_only_fail_in_training_are_refused_before(name, value):
+    with refused(f"--{name} is {value}", "at least"):
+        check("--output_dir", "x", "--do_train", "--use_cpu", f"--{name}={value}")
 
 
 def test_training_arguments_refuse_bad_values_without_a_parser(tmp_path):

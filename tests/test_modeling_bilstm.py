@@ -144,10 +144,7 @@ def test_ids_under_the_mask_do_not_matter(length, pooling):
     model = make_model(pooling=pooling)
     sequences = draw_sequences([4, length])
     for side in ("right", "left", "mixed"):
-        expected, logits = (
-            model(**dict(zip(("input_ids", "attention_mask"), pad(sequences, side, 6, filler), strict=True))).logits
-            for filler in (0, 9)
-        )
+        expected, logits = (model(*pad(sequences, side, width=6, filler=filler)).logits for filler in (0, 9))
         torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
 
 
@@ -172,16 +169,6 @@ def test_batch_of_only_empty_texts_equals_an_empty_text_among_others(pooling):
         output.loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert (model.embeddings.weight.grad == 0).all()  # the padding's embedding stays zero
-
-
-@ALL_POOLINGS
-@pytest.mark.parametrize("by_position", ["input_ids", "inputs_embeds"])
-def test_long_rows_are_read_from_both_ends(by_position, pooling):
-    model = make_model(pooling=pooling)
-    (ids,) = draw_sequences([5])
-    inputs = model.embeddings(ids[None]).detach().requires_grad_()
-    model(inputs_embeds=inputs).logits.square().sum().backward()
-    assert (inputs.grad.abs().sum(dim=-1) > 0).all()
 
 
 @pytest.mark.parametrize("side", ["right", "left", "mixed"])
@@ -275,7 +262,11 @@ def assert_forget_gates_are_open(layer):
 
 def test_forget_gates_start_open_and_the_weights_obey_the_seed():
     config = BiLSTMConfig(vocab_size=VOCAB_SIZE, embedding_size=40, hidden_size=5, num_hidden_layers=2, num_labels=3)
-    first, same, other = (set_seed(s) or BiLSTMForSequenceClassification(config) for s in (0, 0, 1))
+    models = []
+    for seed in (0, 0, 1):
+        set_seed(seed)
+        models.append(BiLSTMForSequenceClassification(config))
+    first, same, other = models
     for layer in first.layers:
         assert_forget_gates_are_open(layer)
     assert (first.embeddings.weight[0] == 0).all()
@@ -384,7 +375,8 @@ torch.set_num_threads(int(sys.argv[2]))
 texts, folders = json.loads(sys.argv[1])
 answers = {}
 for folder in folders:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # False: the tokenizer is no custom code. Left out, transformers asks on the terminal.
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
         batches = [tokenizer(t, padding=True, return_tensors="pt") for t in (texts, [""], ["", ""])]
@@ -424,6 +416,7 @@ def test_saved_student_runs_in_a_process_without_this_package(tmp_path):
     process = subprocess.run(
         [sys.executable, "-I", "-c", PROCESS_WITHOUT_PACKAGE, *arguments],
         cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
         env={**os.environ, **environment, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
