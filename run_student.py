@@ -8,11 +8,11 @@ Train a student on the labels alone, or use one that is trained.
 
 from kd_trainer.arguments import (
     STUDENT_DEFAULTS,
+    ClassifierTrainingArguments,
     DataArguments,
     RunArguments,
     ScriptParser,
     StudentArguments,
-    TrainingArguments,
 )
 from kd_trainer.workflow import get_data, get_student, get_tokenizer, run_alone, run_console, start_run, training_texts
 
@@ -20,7 +20,9 @@ from kd_trainer.workflow import get_data, get_student, get_tokenizer, run_alone,
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     parser = ScriptParser(
-        (StudentArguments, DataArguments, RunArguments, TrainingArguments), STUDENT_DEFAULTS, description=__doc__
+        (StudentArguments, DataArguments, RunArguments, ClassifierTrainingArguments),
+        STUDENT_DEFAULTS,
+        description=__doc__,
     )
     student_args, data_args, run_args, args, settings, _ = parser.parse(argv)
     run = start_run(settings, args, data_args, run_args)

@@ -5,7 +5,7 @@ Fine-tune a teacher: any sequence classifier of `transformers`.
     python run_teacher.py recipes/demo/teacher.yaml
 """
 
-from kd_trainer.arguments import DataArguments, ModelArguments, RunArguments, ScriptParser, TrainingArguments
+from kd_trainer.arguments import ClassifierTrainingArguments, DataArguments, ModelArguments, RunArguments, ScriptParser
 from kd_trainer.workflow import (
     get_data,
     get_tokenizer,
@@ -19,7 +19,9 @@ from kd_trainer.workflow import (
 
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
-    parser = ScriptParser((ModelArguments, DataArguments, RunArguments, TrainingArguments), description=__doc__)
+    parser = ScriptParser(
+        (ModelArguments, DataArguments, RunArguments, ClassifierTrainingArguments), description=__doc__
+    )
     model_args, data_args, run_args, args, settings, _ = parser.parse(argv)
     run = start_run(settings, args, data_args, run_args)
     data = get_data(run, model_args)

@@ -27,6 +27,8 @@ def check_sizes(arguments, *names, least=1):
 class ModelArguments:
     """Which model to start from: a checkpoint, or a configuration to train from scratch."""
 
+    _argument_group_name = "model"
+
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to start from: a folder or a model on the hub."}
     )
@@ -71,6 +73,8 @@ class ModelArguments:
 class StudentArguments(ModelArguments):
     """A BiLSTM unless --model_name_or_path or --config_name names another student."""
 
+    _argument_group_name = "student"
+
     embedding_size: int = field(default=300, metadata={"help": "BiLSTM: width of a token's embedding."})
     hidden_size: int = field(default=384, metadata={"help": "BiLSTM: width of the state per direction."})
     num_hidden_layers: int = field(default=1, metadata={"help": "BiLSTM: stacked bidirectional layers."})
@@ -85,6 +89,8 @@ class StudentArguments(ModelArguments):
 @dataclass
 class TeacherArguments:
     """Where the teacher comes from and when it runs."""
+
+    _argument_group_name = "teacher"
 
     teacher_name_or_path: str | None = field(
         default=None,
@@ -121,6 +127,8 @@ class TeacherArguments:
 @dataclass
 class DataArguments:
     """Which texts, where their labels stand, how much of them to use."""
+
+    _argument_group_name = "data"
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Data set on the hub, or a folder that `datasets.load_dataset` reads."}
@@ -170,6 +178,8 @@ class DataArguments:
 class RunArguments:
     """What the scripts do besides training."""
 
+    _argument_group_name = "predicting, output"
+
     predict_file: str | None = field(
         default=None, metadata={"help": "Label the texts of this file; formats as --train_file, labels not needed."}
     )
@@ -181,6 +191,13 @@ class RunArguments:
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace another run in --output_dir instead of refusing it."}
     )
+
+
+@dataclass
+class ClassifierTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` under a heading of their own in `--help`."""
+
+    _argument_group_name = "training, as transformers.TrainingArguments"
 
 
 @dataclass
@@ -198,6 +215,8 @@ class DistillationTrainingArguments(TrainingArguments):
     Raises:
         `InputError` (a `ValueError`): For an `alpha` or `temperature` out of range.
     """
+
+    _argument_group_name = "training, as transformers.TrainingArguments, and distillation"
 
     alpha: float = field(
         default=0.2, metadata={"help": "Weight of the hard labels' cross-entropy, 0 to 1; the teacher has the rest."}
@@ -250,11 +269,21 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the script's own example commands as they stand."""
+
+
 class ScriptParser(HfArgumentParser):
     """`HfArgumentParser` that also takes a recipe and says in one line what is wrong."""
 
     def __init__(self, dataclass_types, defaults=None, **kwargs):
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        super().__init__(
+            dataclass_types,
+            allow_abbrev=False,
+            usage="%(prog)s [recipe.yaml] [--flag value ...]",
+            formatter_class=HelpFormatter,
+            **kwargs,
+        )
         self.add_argument("recipe", nargs="?", help="YAML file of flags without their dashes; flags given here win.")
         self.script_defaults = {**SCRIPT_DEFAULTS, **(defaults or {})}
         self.set_defaults(**self.script_defaults)

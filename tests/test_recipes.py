@@ -9,6 +9,7 @@ import yaml
 
 from kd_trainer.arguments import (
     STUDENT_DEFAULTS,
+    ClassifierTrainingArguments,
     DataArguments,
     DistillationTrainingArguments,
     ModelArguments,
@@ -16,14 +17,13 @@ from kd_trainer.arguments import (
     ScriptParser,
     StudentArguments,
     TeacherArguments,
-    TrainingArguments,
 )
 
 PROJECT = Path(__file__).parent.parent
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 SCRIPTS = {
-    "run_teacher.py": ((ModelArguments, DataArguments, RunArguments, TrainingArguments), None),
-    "run_student.py": ((StudentArguments, DataArguments, RunArguments, TrainingArguments), STUDENT_DEFAULTS),
+    "run_teacher.py": ((ModelArguments, DataArguments, RunArguments, ClassifierTrainingArguments), None),
+    "run_student.py": ((StudentArguments, DataArguments, RunArguments, ClassifierTrainingArguments), STUDENT_DEFAULTS),
     "run_distill.py": (
         (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments),
         STUDENT_DEFAULTS,
