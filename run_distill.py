@@ -6,33 +6,40 @@ Distil a teacher into a student, and say how much of the teacher it kept.
     python run_distill.py recipes/demo/distill.yaml --temperature 2 --output_dir outputs/demo/distilled_t2
 """
 
+import run_teacher
 from kd_trainer.arguments import (
-    STUDENT_DEFAULTS,
     DataArguments,
     DistillationTrainingArguments,
     RunArguments,
-    ScriptParser,
     StudentArguments,
     TeacherArguments,
 )
-from kd_trainer.distill import distil, find_teacher, load_teacher
-from kd_trainer.workflow import get_data, run_console, start_run
-from run_teacher import main as train_teacher
+from kd_trainer.distill import distil, find_teacher, load_teacher, new_student, plan_alone
+from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
+from kd_trainer.workflow import get_data, run_alone, run_console, start_run
+
+
+def make_parser():
+    """The [`ScriptParser`] of this script."""
+    dataclasses = (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments)
+    return ScriptParser(dataclasses, STUDENT_DEFAULTS, description=__doc__)
 
 
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
-    parser = ScriptParser(
-        (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments),
-        STUDENT_DEFAULTS,
-        description=__doc__,
-    )
-    student_args, teacher_args, data_args, run_args, args, settings, given = parser.parse(argv)
+    student_args, teacher_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
     run = start_run(settings, args, data_args, run_args)
     data = get_data(run, student_args, unlabelled_allowed=True)
-    teacher_name = find_teacher(teacher_args, given, train_teacher)
+    alone = plan_alone(run) if args.do_train and teacher_args.compare_student else None
+    if data is None or student_args.tokenizer_type != "teacher":
+        # Also shows a mistake in the student's flags before a teacher is trained.
+        student, tokenizer = new_student(run, student_args, data)
+    if data is None:  # nothing but predicting: no teacher is asked
+        run_alone(run, "student", student_args, student, tokenizer, data)
+        return
+    teacher_name = find_teacher(teacher_args, given, run_teacher.make_parser(), run_teacher.main)
     teacher = load_teacher(teacher_name, teacher_args, student_args, data, data_args.max_seq_length)
-    distil(run, teacher, student_args, data)
+    distil(run, alone, teacher, student_args, data)
 
 
 def console():

@@ -5,29 +5,24 @@ Fine-tune a teacher: any sequence classifier of `transformers`.
     python run_teacher.py recipes/demo/teacher.yaml
 """
 
-from kd_trainer.arguments import ClassifierTrainingArguments, DataArguments, ModelArguments, RunArguments, ScriptParser
-from kd_trainer.workflow import (
-    get_data,
-    get_tokenizer,
-    get_transformer,
-    run_alone,
-    run_console,
-    start_run,
-    training_texts,
-)
+from kd_trainer.arguments import ClassifierTrainingArguments, DataArguments, ModelArguments, RunArguments
+from kd_trainer.building import get_transformer
+from kd_trainer.recipes import ScriptParser
+from kd_trainer.workflow import get_data, run_alone, run_console, start_run
+
+
+def make_parser():
+    """The [`ScriptParser`] of this script."""
+    dataclasses = (ModelArguments, DataArguments, RunArguments, ClassifierTrainingArguments)
+    return ScriptParser(dataclasses, description=__doc__)
 
 
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
-    parser = ScriptParser(
-        (ModelArguments, DataArguments, RunArguments, ClassifierTrainingArguments), description=__doc__
-    )
-    model_args, data_args, run_args, args, settings, _ = parser.parse(argv)
+    model_args, data_args, run_args, args, settings, _ = make_parser().parse(argv)
     run = start_run(settings, args, data_args, run_args)
     data = get_data(run, model_args)
-    tokenizer = get_tokenizer(model_args, training_texts(data), data_args.max_seq_length, bert_style=True)
-    label_names = None if data is None else data.label_names
-    model = get_transformer(model_args, tokenizer, label_names, "teacher", training=args.do_train)
+    model, tokenizer = get_transformer(model_args, data, data_args.max_seq_length, args.do_train, "teacher")
     run_alone(run, "teacher", model_args, model, tokenizer, data)
 
 

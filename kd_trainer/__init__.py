@@ -8,7 +8,7 @@ EXPORTS = {
     "BiLSTMForSequenceClassification": "modeling_bilstm",
     "ClassificationMetrics": "metrics",
     "ClassificationTrainer": "trainer",
-    "DistillationCollator": "data",
+    "DistillationCollator": "batches",
     "DistillationTrainer": "trainer",
     "DistillationTrainingArguments": "arguments",
     "InputError": "errors",
@@ -21,7 +21,7 @@ EXPORTS = {
     "kl_distillation_loss": "losses",
     "logit_mse_loss": "losses",
     "predict_logits": "inference",
-    "tokenize": "data",
+    "tokenize": "batches",
 }
 __all__ = list(EXPORTS)
 __version__ = "0.1.0"

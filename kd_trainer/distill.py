@@ -10,29 +10,17 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from .arguments import DataArguments, TeacherArguments, read_recipe
-from .data import DistillationCollator
+from .arguments import DataArguments, TeacherArguments
+from .batches import NO_LABEL, DistillationCollator, tokenize
+from .building import get_student
 from .errors import InputError
-from .loading import check_folder, fit_length, load_classifier, load_tokenizer
+from .loading import fit_length, load_classifier, load_tokenizer
 from .metrics import compute_metrics
+from .output_folder import RECIPE, REPORT, differing_settings, find_checkpoint
+from .recipes import read_recipe
 from .teacher import add_logits, align_labels, cached_logits, parse_label_map, warn_at_chance
 from .trainer import DistillationTrainer
-from .workflow import (
-    REPORT,
-    check_validation,
-    find_checkpoint,
-    finish_report,
-    fit_alone,
-    get_student,
-    get_tokenizer,
-    predict,
-    saved_model,
-    score_model,
-    sequence_length,
-    tokenized,
-    train_model,
-    training_texts,
-)
+from .workflow import finish_report, fit_alone, predict, saved_model, score_model, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +29,8 @@ DISTILLATION_SETTINGS = {
     *(field.name for field in dataclasses.fields(TeacherArguments)), "alpha", "temperature", "kd_loss", "output_dir",
     "overwrite_output_dir", "resume_from_checkpoint", "predict_file", "predict_output",
 }  # fmt: skip
+# Settings of the command line that also hold for a teacher that is trained first: the data, and where to run.
+SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - {"max_seq_length"} | {"use_cpu"}
 
 
 @dataclass
@@ -76,17 +66,17 @@ def is_trained(folder):
     """Whether a folder holds a model that is not the leftover of a run that was stopped."""
     folder = Path(folder)
     has_model = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
-    return has_model and ((folder / REPORT).exists() or not (folder / "recipe.yaml").exists())
+    return has_model and ((folder / REPORT).exists() or not (folder / RECIPE).exists())
 
 
-def find_teacher(teacher_args, given, train_teacher):
+def find_teacher(teacher_args, given, parser, train_teacher):
     """
     Where the teacher is, trained by its recipe first when it is not there yet.
 
     Args:
         teacher_args ([`TeacherArguments`]): Name, recipe.
         given (`dict[str, Any]`): Settings of the command line; those about the data also hold for the teacher.
-        train_teacher (`Callable`): `main` of `run_teacher.py`.
+        parser ([`ScriptParser`]), train_teacher (`Callable`): Parser and `main` of `run_teacher.py`.
 
     Returns:
         `str`: Folder or name on the hub.
@@ -102,11 +92,16 @@ def find_teacher(teacher_args, given, train_teacher):
     name = name or read_recipe(recipe).get("output_dir")
     if name is None:
         raise InputError(f"{recipe} names no output_dir: add it, or give --teacher_name_or_path")
+    flags = [f"--{key}={value}" for key, value in given.items() if key in SHARED_SETTINGS]
+    command = [str(recipe), f"--output_dir={name}", *flags]
     if not is_trained(name):
         logger.warning(f"no trained teacher in {name}: training it first, as {recipe} says")
-        shared = {field.name for field in dataclasses.fields(DataArguments)} - {"max_seq_length"} | {"use_cpu"}
-        flags = [f"--{key}={value}" for key, value in given.items() if key in shared]
-        train_teacher([str(recipe), f"--output_dir={name}", *flags])
+        train_teacher(command)
+    elif (Path(name) / RECIPE).exists():
+        *_, wanted, _ = parser.parse(command)
+        differing = differing_settings(Path(name), wanted)
+        if differing:
+            logger.warning(f"THE TEACHER in {name} was trained otherwise ({differing}): remove it to train anew")
     return name
 
 
@@ -128,7 +123,6 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
         `InputError`: When it cannot be loaded or its labels are others.
     """
     hub = dataclasses.replace(student_args, model_revision="main")
-    check_folder(name, "teacher")
     model = load_classifier(name, hub, what="teacher")
     tokenizer = load_tokenizer(name, hub, "teacher's tokenizer")
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -144,20 +138,26 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
     return Teacher(model, tokenizer, order, max_length, teacher_args, seconds)
 
 
-def prepare_student(run, student_args, teacher, data):
+def new_student(run, student_args, data, teacher_tokenizer=None):
     """The student and its tokenizer; the same seed gives the same first weights with and without a teacher."""
     set_seed(run.args.seed)
-    if student_args.tokenizer_type == "teacher" and student_args.model_name_or_path is None:
-        tokenizer = teacher.tokenizer
-    else:
-        bert_style = student_args.config_name is not None
-        tokenizer = get_tokenizer(student_args, training_texts(data), run.data_args.max_seq_length, bert_style)
-    return get_student(student_args, tokenizer, data.label_names, training=run.args.do_train), tokenizer
+    return get_student(student_args, data, run.data_args.max_seq_length, run.args.do_train, teacher_tokenizer)
 
 
-def teacher_columns(run, teacher, student_tokenizer, data, max_length):
+def plan_alone(run):
+    """The [`Run`] of the same student without the teacher, in `OUTPUT_DIR-alone`; refuses a folder of another run."""
+    folder = run.output_dir.with_name(f"{run.output_dir.name}-alone")
+    settings = {name: value for name, value in run.settings.items() if name not in DISTILLATION_SETTINGS}
+    args = copy.deepcopy(run.args)
+    args.output_dir, args.push_to_hub, args.resume_from_checkpoint = str(folder), False, None
+    checkpoint = find_checkpoint(folder, settings, args, run.run_args.overwrite_output_dir)
+    return dataclasses.replace(run, settings=settings, args=args, checkpoint=checkpoint)
+
+
+def teacher_columns(teacher, student_tokenizer, data, max_length):
     """
     The training and validation splits with what the trainer needs of the teacher: its logits, or its token columns.
+    Warns of a teacher that is at chance level.
 
     Returns:
         `dict[str, datasets.Dataset]`.
@@ -167,27 +167,31 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     splits = {}
     for name in ("train", "validation"):
         if name in data.splits:
-            splits[name] = tokenized(data, name, student_tokenizer, max_length, *its_tokens)
+            splits[name] = tokenize(data.splits[name], student_tokenizer, max_length, *its_tokens)
             if not online:
-                splits[name] = add_logits(splits[name], teacher.logits(data.splits[name]["text"][:]))
-    train = data.splits["train"]
+                logits = teacher.logits(data.splits[name]["text"][:])
+                splits[name] = add_logits(splits[name], logits)
+                if name == "train":
+                    warn_at_chance(logits, data.splits[name]["labels"][:])
     if online:
-        rows = np.random.default_rng(0).permutation(len(train))[:1000]
-        warn_at_chance(teacher.logits([train[int(row)]["text"] for row in rows]), np.array(train["labels"])[rows])
-    else:
-        warn_at_chance(np.array(splits["train"].with_format("numpy")["teacher_logits"][:]), np.array(train["labels"]))
+        train = data.splits["train"]
+        labelled = np.flatnonzero(np.array(train["labels"]) != NO_LABEL)
+        sample = train.select(np.random.default_rng(0).permutation(labelled)[:1000])
+        warn_at_chance(teacher.logits(sample["text"][:]), sample["labels"][:])
     return splits
 
 
 def fit_distilled(run, student, tokenizer, teacher, data, max_length):
-    """Trains the student with the teacher; returns the seconds it took."""
-    check_validation(run, data)
+    """Trains the student with the teacher; returns the trainer and the seconds it took."""
     with run.args.main_process_first(desc="teacher's logits"):
-        splits = teacher_columns(run, teacher, tokenizer, data, max_length)
+        splits = teacher_columns(teacher, tokenizer, data, max_length)
+    online = teacher.args.teacher_mode == "online"
+    if not online:
+        teacher.model.to("cpu")  # its work is done: the student has the device to itself
     trainer = DistillationTrainer(
         model=student,
         args=run.args,
-        teacher=teacher.model if teacher.args.teacher_mode == "online" else None,
+        teacher=teacher.model if online else None,
         teacher_order=teacher.order,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
@@ -195,36 +199,43 @@ def fit_distilled(run, student, tokenizer, teacher, data, max_length):
         data_collator=DistillationCollator(tokenizer, teacher.tokenizer),
         compute_metrics=compute_metrics,
     )
-    return train_model(run, trainer)
+    return trainer, train_model(run, trainer)
 
 
-def alone_row(run, student_args, teacher, data, teacher_logits):
+def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
     """
-    The same student trained without the teacher, in `OUTPUT_DIR-alone`.
+    A student from its first weights, or as it is loaded, to its row of the table.
+
+    Args:
+        run ([`Run`]), student_args ([`StudentArguments`]), data ([`TextData`]): What to do.
+        teacher ([`Teacher`]), teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)`): Of the split reported.
+        taught (`bool`): Whether the teacher teaches it.
 
     Returns:
-        `dict`: Its row of the table.
+        `tuple`: The row, the logits on the split reported, the trainer (None where there was nothing to train), the
+        student, its tokenizer.
     """
-    folder = run.output_dir.with_name(f"{run.output_dir.name}-alone")
-    settings = {name: value for name, value in run.settings.items() if name not in DISTILLATION_SETTINGS}
-    args = copy.deepcopy(run.args)
-    args.output_dir, args.push_to_hub, args.resume_from_checkpoint = str(folder), False, None
-    checkpoint = find_checkpoint(folder, settings, args, run.run_args.overwrite_output_dir)
-    alone = dataclasses.replace(run, settings=settings, args=args, checkpoint=checkpoint)
-    student, tokenizer = prepare_student(run, student_args, teacher, data)
-    max_length = sequence_length(run, tokenizer, student)
-    seconds = fit_alone(alone, student, tokenizer, data, max_length)
-    student = saved_model(folder, student_args).to(run.args.device)
-    row, _ = score_model(run, student, tokenizer, data, max_length, None, teacher_logits, seconds)
-    return row
+    student, tokenizer = new_student(run, student_args, data, teacher.tokenizer)
+    max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
+    trainer, seconds = None, None
+    if run.args.do_train:
+        if taught:
+            trainer, seconds = fit_distilled(run, student, tokenizer, teacher, data, max_length)
+        else:
+            trainer, seconds = fit_alone(run, student, tokenizer, data, max_length)
+        student = saved_model(run, student_args)
+    student.to(run.args.device)
+    row, logits = score_model(run, student, tokenizer, data, max_length, None, teacher_logits, seconds)
+    return row, logits, trainer, student, tokenizer
 
 
-def distil(run, teacher, student_args, data):
+def distil(run, alone, teacher, student_args, data):
     """
-    Everything that `run_distill.py` does once teacher and data are there: train, push, score, report, predict.
+    Everything that `run_distill.py` does once teacher and data are there: train, score, report, push, predict.
 
     Args:
         run ([`Run`]): What to do.
+        alone ([`Run`] or None): The same without the teacher, when it is to be compared with.
         teacher ([`Teacher`]): Loaded.
         student_args ([`StudentArguments`]): The student to build or to continue with.
         data ([`TextData`]): Its splits.
@@ -236,15 +247,10 @@ def distil(run, teacher, student_args, data):
     rows["teacher"], _ = score_model(
         run, teacher.model, teacher.tokenizer, data, teacher.max_length, teacher_logits, None, teacher.train_seconds
     )
-    if run.args.do_train and teacher.args.compare_student:
-        rows["student"] = alone_row(run, student_args, teacher, data, teacher_logits)
-    student, tokenizer = prepare_student(run, student_args, teacher, data)
-    max_length = sequence_length(run, tokenizer, student)
-    seconds = None
-    if run.args.do_train:
-        seconds = fit_distilled(run, student, tokenizer, teacher, data, max_length)
-        student = saved_model(run.output_dir, student_args)
-    student.to(run.args.device)
-    rows["distilled"], logits = score_model(run, student, tokenizer, data, max_length, None, teacher_logits, seconds)
-    finish_report(run, rows, data, logits)
-    predict(run, student, tokenizer, max_length)
+    if alone is not None:
+        rows["student"], *_ = fit_and_score(alone, student_args, data, teacher, teacher_logits, taught=False)
+    rows["distilled"], logits, trainer, student, tokenizer = fit_and_score(
+        run, student_args, data, teacher, teacher_logits, taught=True
+    )
+    finish_report(run, rows, data, logits, trainer)
+    predict(run, student, tokenizer, fit_length(run.data_args.max_seq_length, tokenizer, student.config))

@@ -250,11 +250,18 @@ def read_headerless(path, known_labels, need_labels):
     Raises:
         `InputError`: For a line with another number of tabs than the rest, and for what looks like a header.
     """
-    records = list(tsv_records(path))
+    lines = list(enumerate(decoded_lines(path), start=1))
+    if not need_labels and not any("\t" in line for _, line in lines):
+        # Bare texts, an empty line among them: as many rows as lines, so that results can be put beside them.
+        rows = Rows(str(path))
+        for number, line in lines:
+            rows.add(number, line, None)
+        return rows
+    records = [(number, line.split("\t")) for number, line in lines if line]
     if not records:
         raise InputError(f"{path}: no row in the file: give one with a text on each line")
     usual = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
-    if need_labels and usual == 1:
+    if usual == 1:
         raise InputError(
             f"{path} line {records[0][0]}: no tab: expected label<TAB>text or text<TAB>label on every line"
         )
@@ -266,10 +273,6 @@ def read_headerless(path, known_labels, need_labels):
                 f"{path} line {line}: {len(cells) - 1} tabs where most lines have {usual - 1}: mend or remove the line"
             )
     rows = Rows(str(path))
-    if usual == 1:
-        for line, (text,) in records:
-            rows.add(line, text, None)
-        return rows
     position = label_position(records, known_labels, path)
     labels = [cells[position].strip() for _, cells in records]
     if not known_labels and len(records) > 2 and labels.count(labels[0]) == 1 and len(set(labels)) < len(labels) / 2:

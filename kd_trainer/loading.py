@@ -1,4 +1,4 @@
-"""Load a classifier with its tokenizer from a checkpoint, or build one from a configuration."""
+"""Load a classifier from a checkpoint whose weights are all there."""
 
 import logging
 import re
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from . import modeling_bilstm  # noqa: F401  registers the BiLSTM with the auto classes
-from .data import describe_labels
 from .errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +39,11 @@ def check_folder(name, what):
         raise InputError(
             f"{what} {name}: no weights (*.safetensors) in it: give a folder that a finished training run has saved"
         )
+
+
+def describe_labels(label_names):
+    """`id2label` and `label2id` of a model's configuration, as keyword arguments."""
+    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
 
 
 def hub_arguments(args):
@@ -128,41 +132,6 @@ def load_classifier(name, args, label_names=None, what="model"):
         )
     if absent:
         logger.info(f"{what} {name}: new weights for {', '.join(sorted(absent))}")
-    return model
-
-
-def build_classifier(config_name, overrides, tokenizer, label_names, args):
-    """
-    A classifier with random weights, said loudly: nothing pretrained is in it.
-
-    Args:
-        config_name (`str`): Model type (`"bert"`), or name or folder of a configuration.
-        overrides (`str`, *optional*): `"hidden_size=256,num_hidden_layers=4"`.
-        tokenizer (`PreTrainedTokenizerBase`): Its size becomes the model's vocabulary.
-        label_names (`list[str]`): Name of every label id.
-        args ([`ModelArguments`]): Revision, cache and remote code.
-
-    Returns:
-        `PreTrainedModel`.
-    """
-    if config_name in CONFIG_MAPPING:
-        config = AutoConfig.for_model(config_name)
-    else:
-        config = load_or_explain(AutoConfig.from_pretrained, "configuration", config_name, **hub_arguments(args))
-    changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **describe_labels(label_names)}
-    config.update({**changes, "problem_type": "single_label_classification"})
-    try:
-        if overrides:
-            config.update_from_string(overrides)
-            config = type(config).from_dict(config.to_dict())  # checked as a new one is
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=args.trust_remote_code)
-    except (ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"--config_name {config_name} with --config_overrides {overrides}: {reason}") from error
-    logger.warning(
-        f"TRAINING FROM SCRATCH: a {config.model_type} of {model.num_parameters():,} parameters with random weights; "
-        "nothing pretrained is loaded"
-    )
     return model
 
 

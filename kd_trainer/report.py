@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import os
 import platform
 import statistics
 import time
@@ -52,6 +53,9 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         the median batch.
     """
     texts = texts[:256]
+    # torch's threads are not the tokenizer's: it would encode a batch on every core.
+    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     on_cpu = copy.deepcopy(model).to("cpu").float().eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -81,6 +85,9 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
     finally:
         torch.set_num_threads(threads)
+        os.environ.pop("TOKENIZERS_PARALLELISM")
+        if parallelism is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
 
 
 def describe_model(model):
@@ -141,6 +148,16 @@ def format_table(rows):
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+def format_per_class(per_class):
+    """scikit-learn's per-class report, a `dict`, as lines of text."""
+    lines = [f"{'precision':>20}{'recall':>10}{'f1':>10}{'rows':>8}  label"]
+    for name, scores in per_class.items():
+        if isinstance(scores, dict):
+            values = "".join(f"{scores[key]:>10.4f}" for key in ("precision", "recall", "f1-score"))
+            lines.append(f"{'':>10}{values}{scores['support']:>8.0f}  {name}")
+    return "\n".join(lines)
+
+
 def write_json(path, content):
     """Writes a JSON file under another name first, so that a kill leaves none that is half written."""
     path = Path(path)
@@ -184,7 +201,7 @@ def check_prediction_file(path, overwrite):
 
 
 def write_predictions(path, rows, label_names):
-    """Writes [`prediction_rows`] to `.csv` (a column per probability) or to JSON lines."""
+    """Writes [`prediction_rows`] to `.csv` (a column per probability), `.jsonl` or `.json` (one list)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -195,6 +212,9 @@ def write_predictions(path, rows, label_names):
             for row in rows:
                 writer.writerow([row["text"], row["label"], *row["probabilities"].values()])
         else:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            start, between, end = ("[\n", ",\n", "\n]\n") if path.suffix == ".json" else ("", "\n", "\n")
+            file.write(start)
+            for number, row in enumerate(rows):
+                file.write((between if number else "") + json.dumps(row, ensure_ascii=False))
+            file.write(end)
     partial.replace(path)

@@ -166,21 +166,18 @@ def add_logits(dataset, logits):
     return datasets.concatenate_datasets([dataset, column], axis=1)
 
 
-def warn_at_chance(logits, labels, sample_size=1000, seed=0):
+def warn_at_chance(logits, labels):
     """
-    Warns of a teacher that is no better than chance on a sample of the labelled training rows.
+    Warns of a teacher that is no better than chance on these training rows.
 
     Args:
         logits (`np.ndarray` of shape `(num_rows, num_labels)`): In the data's label order.
         labels (`np.ndarray` of shape `(num_rows,)`): −100 rows do not count.
-        sample_size (`int`, *optional*, defaults to 1000): Rows to look at.
-        seed (`int`, *optional*, defaults to 0): Of the sample.
 
     Returns:
         `bool`: Whether it warned.
     """
-    labelled = np.flatnonzero(np.asarray(labels) != -100)
-    rows = np.random.default_rng(seed).permutation(labelled)[:sample_size]
+    rows = np.flatnonzero(np.asarray(labels) != -100)
     if len(rows) == 0:
         return False
     at_chance, balanced, chance = is_at_chance(logits[rows], np.asarray(labels)[rows])

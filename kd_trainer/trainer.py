@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from .arguments import DistillationTrainingArguments
-from .data import TEACHER_PREFIX, DistillationCollator
+from .batches import TEACHER_PREFIX, DistillationCollator
 from .losses import kl_distillation_loss, logit_mse_loss, task_loss
 
 
@@ -39,8 +39,10 @@ class ClassificationTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [self.count_rows(batch) for batch in batches]
-        self.mean_micro_batch = sum(sizes) / len(sizes) if sizes else None
+        if batches:
+            rows = torch.as_tensor(sum(self.count_rows(batch) for batch in batches), dtype=torch.float32, device=device)
+            # Over all processes: each has as many micro-batches, not as many rows.
+            self.mean_micro_batch = self.accelerator.reduce(rows, reduction="mean") / len(batches)
         return batches, num_items
 
     def count_rows(self, inputs):
@@ -120,6 +122,8 @@ class DistillationTrainer(ClassificationTrainer):
     ):
         if not isinstance(args, DistillationTrainingArguments):
             raise ValueError(f"args is {type(args).__name__}: pass DistillationTrainingArguments")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func would be ignored: DistillationTrainer has its own loss")
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
             kwargs["data_collator"] = DistillationCollator(kwargs["processing_class"], teacher_processing_class)
         super().__init__(model, args, **kwargs)
@@ -220,7 +224,7 @@ class DistillationTrainer(ClassificationTrainer):
         """Adds a batch to the sums of both parts, on the device: reading them here would make it wait."""
         kd_sum, kd_rows = (0.0, 0) if kd is None else (kd.detach().sum(), len(kd))
         values = [task.detach().sum(), labelled, kd_sum, kd_rows]
-        sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=task.device) for value in values])
+        sums = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=task.device) for value in values])
         self.part_sums[mode] = sums if self.part_sums[mode] is None else self.part_sums[mode] + sums
 
     def take_parts(self, mode, prefix=""):

@@ -1,11 +1,10 @@
-"""The steps that the three scripts share: start a run, get a model, train it, score it, write down what came out."""
+"""One launch of a script, step by step: start, read data, train, score, write down what came out."""
 
 import gc
 import json
 import logging
-import shutil
+import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,19 @@ from typing import Any
 import datasets
 import torch
 import transformers
-import yaml
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainingArguments, set_seed
 
-from .arguments import DataArguments, RunArguments, TrainingArguments, check_arguments
-from .data import NO_LABEL, DistillationCollator, load_data, load_texts, tokenize
+from .arguments import DataArguments, RunArguments, check_arguments
+from .batches import NO_LABEL, DistillationCollator, tokenize
+from .data import load_data, load_texts
 from .errors import InputError
 from .inference import predict_logits
-from .loading import build_classifier, fit_length, load_classifier, load_config, load_tokenizer, named_labels
+from .loading import fit_length, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
-from .modeling_bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
+from .output_folder import REPORT, TrainingClock, claim_output_dir, find_checkpoint, plain
 from .report import (
     check_prediction_file,
+    format_per_class,
     format_table,
     prediction_rows,
     result_row,
@@ -33,18 +32,9 @@ from .report import (
     write_json,
     write_predictions,
 )
-from .tokenization import build_tokenizer
 from .trainer import ClassificationTrainer
 
 logger = logging.getLogger(__name__)
-
-REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
-# Settings that may change when a killed run is taken up again: they do not change what it computes.
-FREE_SETTINGS = {
-    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "disable_tqdm", "log_level", "logging_steps",
-    "report_to", "predict_file", "predict_text", "predict_output", "do_eval", "do_predict", "teacher_cache_dir",
-    "teacher_batch_size", "compare_student", "push_to_hub", "hub_model_id", "hub_token",
-}  # fmt: skip
 
 
 @dataclass
@@ -125,6 +115,9 @@ def start_run(settings, args, data_args, run_args):
     check_arguments(settings, args, data_args, run_args)
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # else torch warns that there is no accelerator to pin for
+    if args.hub_token is not None:
+        # Where the hub's client looks; the Trainer would write it into training_args.bin, which is pushed.
+        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     run = Run(settings, args, data_args, run_args)
     if run_args.predict_file is not None:
         check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
@@ -137,86 +130,21 @@ def start_run(settings, args, data_args, run_args):
     return run
 
 
-def plain(settings):
-    """Settings as YAML and JSON can hold them."""
-    return json.loads(json.dumps(settings, default=str))
-
-
-def differing_settings(folder, settings):
-    """In which settings the run in `folder` differs from `settings`, in one line; empty when in none that matters."""
-    saved, settings = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")), plain(settings)
-    names = sorted((saved.keys() | settings.keys()) - FREE_SETTINGS)
-    changes = [(name, saved.get(name), settings.get(name)) for name in names]
-    return ", ".join(f"{name} {old!r} -> {new!r}" for name, old, new in changes if old != new)
-
-
-def find_checkpoint(folder, settings, args, overwrite):
-    """
-    Looks into an output folder, without touching it: may this run use it, and did a killed run of the same settings
-    leave a checkpoint there?
-
-    Args:
-        folder (`Path`): The output folder.
-        settings (`dict[str, Any]`): Compared with those in its `recipe.yaml`.
-        args (`TrainingArguments`): Its `resume_from_checkpoint` wins over the last checkpoint.
-        overwrite (`bool`): Whether another run in the folder may be replaced.
-
-    Returns:
-        `str` or None: The checkpoint to continue from.
-
-    Raises:
-        `InputError`: When the folder holds a finished run, another unfinished one, or a model of unknown origin.
-    """
-    cure = "choose another --output_dir, or replace it with --overwrite_output_dir"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder} is a file: choose a folder")
-    if args.resume_from_checkpoint is not None and not Path(args.resume_from_checkpoint).is_dir():
-        raise InputError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: no such folder: give a checkpoint's")
-    if overwrite or not folder.exists():
-        return args.resume_from_checkpoint
-    if (folder / REPORT).exists():
-        raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
-    last = get_last_checkpoint(folder)
-    if not (folder / RECIPE).exists():
-        if last is not None or (folder / "config.json").exists():
-            raise InputError(f"--output_dir {folder} holds a model that this run did not make: {cure}")
-        return args.resume_from_checkpoint
-    differing = differing_settings(folder, settings)
-    if last is not None and differing:
-        raise InputError(f"--output_dir {folder} holds an unfinished run of other settings ({differing}): {cure}")
-    return args.resume_from_checkpoint or last
-
-
-def claim_output_dir(settings, args, checkpoint):
-    """
-    Makes the output folder this run's own: its settings go into `recipe.yaml`, and unless it continues from a
-    `checkpoint`, what another run left there goes.
-    """
-    if args.process_index == 0:
-        folder = Path(args.output_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if checkpoint is None:
-                for old in folder.glob("checkpoint-*"):
-                    shutil.rmtree(old)
-                (folder / REPORT).unlink(missing_ok=True)
-            (folder / RECIPE).write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another") from None
-    args.distributed_state.wait_for_everyone()
-    if checkpoint is not None:
-        logger.warning(f"continuing the run in {args.output_dir} from {checkpoint}")
-
-
 def get_data(run, model_args, unlabelled_allowed=False):
     """
     The splits that the run needs, in the label order of the checkpoint it starts from, if that names its labels.
+
+    Args:
+        run ([`Run`]): What to do.
+        model_args ([`ModelArguments`]): The checkpoint, if any.
+        unlabelled_allowed (`bool`): Whether training rows may lack their label.
 
     Returns:
         [`TextData`] or None: None when nothing but predicting is to be done.
 
     Raises:
-        `InputError`: As [`load_data`], and when a model that is not trained further has other labels than the data.
+        `InputError`: As [`load_data`]; for training without a split to choose the checkpoint on; and when a model that
+            is not trained further has other labels than the data.
     """
     if not run.wanted_splits:
         return None
@@ -225,6 +153,12 @@ def get_data(run, model_args, unlabelled_allowed=False):
         config = load_config(model_args.model_name_or_path, model_args)
     names = None if config is None else named_labels(config)
     data = load_data(run.data_args, run.wanted_splits, names, unlabelled_allowed)
+    if run.args.eval_strategy != "no" and "validation" not in data.splits:
+        raise InputError("no validation split: give --validation_file or a --validation_split above 0")
+    if run.scored_split not in data.splits:
+        raise InputError(
+            f"no {run.scored_split} split to score: give --validation_file, or --test_file and --do_predict"
+        )
     if not run.args.do_train and config is not None:
         if names != data.label_names if names else config.num_labels != len(data.label_names):
             raise InputError(
@@ -234,98 +168,13 @@ def get_data(run, model_args, unlabelled_allowed=False):
     return data
 
 
-def training_texts(data):
-    """The texts that a vocabulary may be built from: the training split's, `list[str]`."""
-    return data.splits["train"]["text"][:] if data is not None and "train" in data.splits else []
-
-
-def get_tokenizer(model_args, texts, max_length, bert_style=False):
-    """
-    The tokenizer that `model_args` names, or one built from `texts`, the training split's.
-
-    Raises:
-        `InputError`: When there is neither a tokenizer to load nor texts to build one from.
-    """
-    name = model_args.tokenizer_name or model_args.model_name_or_path
-    if name is not None:
-        tokenizer = load_tokenizer(name, model_args)
-        if tokenizer.pad_token is None:
-            raise InputError(f"tokenizer {name} has no padding token: use one that has")
-        return tokenizer
-    if model_args.tokenizer_type == "teacher":
-        raise InputError("--tokenizer_type teacher needs run_distill.py: elsewhere give --tokenizer_name")
-    tokenizer = build_tokenizer(
-        texts, model_args.tokenizer_type, model_args.vocab_size, model_args.vocab_file, max_length, bert_style
-    )
-    logger.info(f"tokenizer of {len(tokenizer)} tokens built from {len(texts)} training texts")
-    return tokenizer
-
-
-def get_transformer(model_args, tokenizer, label_names, what="model", training=True):
-    """A classifier from a checkpoint or, when told so, from a configuration alone."""
-    if model_args.model_name_or_path is not None:
-        if model_args.config_name is not None:
-            raise InputError(
-                "--model_name_or_path and --config_name are both given: fine-tune the one or train the other"
-            )
-        return load_classifier(model_args.model_name_or_path, model_args, label_names if training else None, what)
-    if model_args.config_name is None:
-        raise InputError("no model to start from: give --model_name_or_path, or --config_name to train from scratch")
-    if not training:
-        raise InputError("without --do_train a trained model is needed: give --model_name_or_path")
-    return build_classifier(model_args.config_name, model_args.config_overrides, tokenizer, label_names, model_args)
-
-
-def get_student(student_args, tokenizer, label_names, training=True):
-    """The student: a checkpoint, a configuration of `transformers`, or a new BiLSTM."""
-    if student_args.model_name_or_path is not None or student_args.config_name is not None:
-        return get_transformer(student_args, tokenizer, label_names, "student", training)
-    if not training:
-        raise InputError("without --do_train a trained student is needed: give --model_name_or_path")
-    try:
-        config = BiLSTMConfig(
-            vocab_size=len(tokenizer),
-            embedding_size=student_args.embedding_size,
-            hidden_size=student_args.hidden_size,
-            num_hidden_layers=student_args.num_hidden_layers,
-            dropout=student_args.dropout,
-            pooling=student_args.pooling,
-            pad_token_id=tokenizer.pad_token_id,
-            problem_type="single_label_classification",
-            id2label=dict(enumerate(label_names)),
-            label2id={name: index for index, name in enumerate(label_names)},
-        )
-    except ValueError as error:
-        raise InputError(f"--{error}") from error
-    return BiLSTMForSequenceClassification(config)
-
-
-class TrainingClock(TrainerCallback):
-    """Seconds of training, those before a resumed checkpoint included."""
-
-    def __init__(self, checkpoint=None):
-        self.before = 0.0
-        if checkpoint is not None and (Path(checkpoint) / CLOCK).exists():
-            self.before = json.loads((Path(checkpoint) / CLOCK).read_text())["seconds"]
-        self.start = None
-        self.seconds = self.before
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.start = time.perf_counter()
-
-    def on_save(self, args, state, control, **kwargs):
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            seconds = self.before + time.perf_counter() - self.start
-            (folder / CLOCK).write_text(json.dumps({"seconds": seconds}))
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds = self.before + time.perf_counter() - self.start
-
-
 def train_model(run, trainer):
     """
     Trains from the run's checkpoint or from the start, saves the model with its tokenizer into the output folder.
+
+    Args:
+        run ([`Run`]): Its settings, arguments and checkpoint.
+        trainer (`Trainer`): Over the run's arguments.
 
     Returns:
         `float`: Seconds of training, those before a resumed checkpoint included.
@@ -334,24 +183,14 @@ def train_model(run, trainer):
     clock = TrainingClock(run.checkpoint)
     trainer.add_callback(clock)
     result = trainer.train(resume_from_checkpoint=run.checkpoint)
-    trainer.save_model()
+    # Internal: an ordinary call would also push, before there is a report to push.
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+    # The first process writes: no other may read before it is done.
+    trainer.accelerator.wait_for_everyone()
     return clock.seconds
-
-
-def tokenized(data, split, tokenizer, max_length, *teacher):
-    """A tokenized split, or None when it is not there; see [`tokenize`]."""
-    return tokenize(data.splits[split], tokenizer, max_length, *teacher) if split in data.splits else None
-
-
-def check_validation(run, data):
-    """Refuses to choose a checkpoint without a split to choose it on."""
-    if run.args.eval_strategy != "no" and "validation" not in data.splits:
-        raise InputError("no validation split: give --validation_file or a --validation_split above 0")
 
 
 def fit_alone(run, model, tokenizer, data, max_length):
@@ -365,31 +204,31 @@ def fit_alone(run, model, tokenizer, data, max_length):
         max_length (`int`): In tokens.
 
     Returns:
-        `float`: Seconds of training.
+        `tuple[Trainer, float]`: And the seconds of training.
     """
-    check_validation(run, data)
     train = data.splits["train"]
     labelled = [row for row, label in enumerate(train["labels"]) if label != NO_LABEL]
+    validation = data.splits.get("validation")
     trainer = ClassificationTrainer(
         model=model,
         args=run.args,
         train_dataset=tokenize(train.select(labelled), tokenizer, max_length),
-        eval_dataset=tokenized(data, "validation", tokenizer, max_length),
+        eval_dataset=None if validation is None else tokenize(validation, tokenizer, max_length),
         processing_class=tokenizer,
         data_collator=DistillationCollator(tokenizer),
         compute_metrics=compute_metrics,
     )
-    return train_model(run, trainer)
+    return trainer, train_model(run, trainer)
 
 
-def saved_model(folder, model_args):
-    """The model as a run has saved it: what is scored is what somebody who loads it will get, in fp32."""
-    return load_classifier(str(folder), model_args)
+def saved_model(run, model_args):
+    """The model as the run has saved it, in fp32: what is scored is what somebody who loads it will get."""
+    return load_classifier(str(run.output_dir), model_args).to(run.args.device)
 
 
 def run_alone(run, role, model_args, model, tokenizer, data):
     """
-    Everything that `run_teacher.py` and `run_student.py` do with their model: train, push, score, report, predict.
+    Everything that `run_teacher.py` and `run_student.py` do with their model: train, score, report, push, predict.
 
     Args:
         run ([`Run`]): What to do.
@@ -398,15 +237,15 @@ def run_alone(run, role, model_args, model, tokenizer, data):
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model.
         data ([`TextData`] or None): None when nothing but predicting is to be done.
     """
-    max_length = sequence_length(run, tokenizer, model)
-    seconds = None
+    max_length = fit_length(run.data_args.max_seq_length, tokenizer, model.config)
+    trainer, seconds = None, None
     if run.args.do_train:
-        seconds = fit_alone(run, model, tokenizer, data, max_length)
-        model = saved_model(run.output_dir, model_args)
+        trainer, seconds = fit_alone(run, model, tokenizer, data, max_length)
+        model = saved_model(run, model_args)
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        finish_report(run, {role: row}, data, logits)
+        finish_report(run, {role: row}, data, logits, trainer)
     predict(run, model, tokenizer, max_length)
 
 
@@ -433,48 +272,38 @@ def score_model(run, model, tokenizer, data, max_length, logits=None, teacher_lo
     return result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logits, train_seconds), logits
 
 
-def finish_report(run, rows, data, logits, **facts):
+def finish_report(run, rows, data, logits, trainer=None):
     """
-    Prints the table, and for the test split the per-class report, and writes `report.json`, last of all: its presence
-    means that the run is finished.
+    Writes `report.json`, whose presence means that the run is finished, shows the table, pushes where that is asked.
 
     Args:
         run ([`Run`]): What was done.
         rows (`dict[str, dict]`): The table's rows by their names.
         data ([`TextData`]): What it was done on.
         logits (`np.ndarray` of shape `(num_rows, num_labels)`): Of the model that the per-class report is about.
-        facts: More keys of the report.
+        trainer (`Trainer`, *optional*): That trained it, to push.
     """
-    if run.args.process_index != 0:
-        return
     split = run.scored_split
-    report = {
-        **rows,
-        "split": split,
-        "labels": data.label_names,
-        "data": data.facts,
-        "seed": run.args.seed,
-        "settings": plain(run.settings),
-        "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
-        "versions": versions(),
-        **facts,
-    }
-    if split == "test":
-        report["per_class"] = per_class_report(logits, data.splits["test"]["labels"][:], data.label_names)
-        print(format_per_class(report["per_class"]))
-    print(f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n", flush=True)
-    write_json(run.output_dir / REPORT, report)
-    logger.info(f"report written to {run.output_dir / REPORT}")
-
-
-def format_per_class(per_class):
-    """scikit-learn's per-class report, a `dict`, as lines of text."""
-    lines = [f"{'precision':>20}{'recall':>10}{'f1':>10}{'rows':>8}  label"]
-    for name, scores in per_class.items():
-        if isinstance(scores, dict):
-            values = "".join(f"{scores[key]:>10.4f}" for key in ("precision", "recall", "f1-score"))
-            lines.append(f"{'':>10}{values}{scores['support']:>8.0f}  {name}")
-    return "\n".join(lines)
+    if run.args.process_index == 0:
+        report = {
+            **rows,
+            "split": split,
+            "labels": data.label_names,
+            "data": data.facts,
+            "seed": run.args.seed,
+            "settings": plain(run.settings),
+            "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
+            "versions": versions(),
+        }
+        shown = f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n"
+        if split == "test":
+            report["per_class"] = per_class_report(logits, data.splits["test"]["labels"][:], data.label_names)
+            shown = f"{format_per_class(report['per_class'])}\n{shown}"
+        write_json(run.output_dir / REPORT, report)
+        print(shown, flush=True)
+        logger.info(f"report written to {run.output_dir / REPORT}")
+    if trainer is not None and run.args.push_to_hub:
+        trainer.push_to_hub()
 
 
 def prediction_path(run):
@@ -498,9 +327,4 @@ def predict(run, model, tokenizer, max_length):
         print(json.dumps(next(rows), ensure_ascii=False))
         return
     write_predictions(prediction_path(run), rows, label_names)
-    logger.warning(f"{len(texts)} predictions written to {prediction_path(run)}")
-
-
-def sequence_length(run, tokenizer, model):
-    """`--max_seq_length`, or what the model can take."""
-    return fit_length(run.data_args.max_seq_length, tokenizer, model.config)
+    logger.info(f"{len(texts)} predictions written to {prediction_path(run)}")

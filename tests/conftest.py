@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from kd_trainer.data import describe_labels
+from kd_trainer.loading import describe_labels
 from kd_trainer.modeling_bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_trainer.tokenization import build_tokenizer
 

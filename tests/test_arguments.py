@@ -8,18 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from kd_trainer.arguments import (
-    SCRIPT_DEFAULTS,
-    STUDENT_DEFAULTS,
     DataArguments,
     DistillationTrainingArguments,
     RunArguments,
-    ScriptParser,
     StudentArguments,
     TeacherArguments,
     check_arguments,
-    read_recipe,
 )
 from kd_trainer.errors import InputError
+from kd_trainer.recipes import SCRIPT_DEFAULTS, STUDENT_DEFAULTS, ScriptParser, read_recipe
 
 DISTILL = (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments)
 

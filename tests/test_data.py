@@ -10,16 +10,10 @@ import torch
 from conftest import LABEL_NAMES, make_rows
 
 from kd_trainer.arguments import DataArguments
-from kd_trainer.data import (
-    NO_LABEL,
-    DistillationCollator,
-    describe_labels,
-    load_data,
-    load_texts,
-    read_class_file,
-    tokenize,
-)
+from kd_trainer.batches import NO_LABEL, DistillationCollator, tokenize
+from kd_trainer.data import load_data, load_texts, read_class_file
 from kd_trainer.errors import InputError
+from kd_trainer.loading import describe_labels
 from kd_trainer.tokenization import build_tokenizer
 
 ALL = ("train", "validation", "test")

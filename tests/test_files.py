@@ -160,7 +160,7 @@ def test_text_and_label_id(read):
 
 
 def test_bare_texts_where_no_label_is_needed(read):
-    assert read("a.txt", "a b\n\n 'c'\n", need_labels=False) == [("a b", None), (" 'c'", None)]
+    assert read("a.txt", "a b\n\n 'c'\n", need_labels=False) == [("a b", None), ("", None), (" 'c'", None)]
     assert read("a.tsv", "text\na\nb\n", need_labels=False) == [("a", None), ("b", None)]
 
 

@@ -8,8 +8,8 @@ import pytest
 import kd_trainer
 
 LAYERS = [
-    {"errors", "losses", "metrics", "modeling_bilstm", "tokenization", "arguments", "files", "inference"},
-    {"data", "loading", "teacher"},
+    {"errors", "losses", "metrics", "modeling_bilstm", "tokenization", "arguments", "recipes", "files", "inference"},
+    {"batches", "data", "loading", "building", "teacher", "output_folder"},
     {"trainer"},
     {"report", "workflow", "distill"},
 ]

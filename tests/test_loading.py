@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from kd_trainer.arguments import ModelArguments
+from kd_trainer.building import build_classifier
 from kd_trainer.errors import InputError
-from kd_trainer.loading import build_classifier, fit_length, load_classifier, load_config, load_tokenizer, named_labels
+from kd_trainer.loading import fit_length, load_classifier, load_config, load_tokenizer, named_labels
 
 ARGS = ModelArguments()
 NAMES = ["体育", "财经", "科技"]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
-from kd_trainer.data import describe_labels
+from kd_trainer.loading import describe_labels
 from kd_trainer.modeling_bilstm import POOLINGS, BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_trainer.tokenization import build_tokenizer
 

@@ -7,28 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd_trainer.arguments import (
-    STUDENT_DEFAULTS,
-    ClassifierTrainingArguments,
-    DataArguments,
-    DistillationTrainingArguments,
-    ModelArguments,
-    RunArguments,
-    ScriptParser,
-    StudentArguments,
-    TeacherArguments,
-)
+import run_distill
+import run_student
+import run_teacher
+from kd_trainer.files import read_rows
 
 PROJECT = Path(__file__).parent.parent
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
-SCRIPTS = {
-    "run_teacher.py": ((ModelArguments, DataArguments, RunArguments, ClassifierTrainingArguments), None),
-    "run_student.py": ((StudentArguments, DataArguments, RunArguments, ClassifierTrainingArguments), STUDENT_DEFAULTS),
-    "run_distill.py": (
-        (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments),
-        STUDENT_DEFAULTS,
-    ),
-}
+SCRIPTS = {"run_teacher.py": run_teacher, "run_student.py": run_student, "run_distill.py": run_distill}
+
+
+def read(name):
+    return yaml.safe_load((PROJECT / "recipes" / name).read_text(encoding="utf-8"))
 
 
 def script_of(recipe):
@@ -41,13 +31,33 @@ def script_of(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_parses(recipe):
-    dataclasses, defaults = SCRIPTS[script_of(recipe)]
-    *_, args, settings, given = ScriptParser(dataclasses, defaults).parse([str(recipe), "--use_cpu"])
+    *_, args, settings, given = SCRIPTS[script_of(recipe)].make_parser().parse([str(recipe), "--use_cpu"])
     recipe_keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     assert set(recipe_keys) | {"use_cpu"} == set(settings) and set(given) == {"use_cpu"}
     assert args.do_train and args.output_dir.startswith(f"outputs/{recipe.parent.name}/")
     if "teacher_recipe" in recipe_keys:
         assert script_of(PROJECT / recipe_keys["teacher_recipe"]) == "run_teacher.py"
+
+
+@pytest.mark.parametrize("recipe", sorted((PROJECT / "recipes" / "demo").glob("*.yaml")), ids=lambda path: path.stem)
+def test_demo_recipes_name_data_that_ships(recipe):
+    for split in ("train", "validation", "test"):
+        assert len(read_rows(PROJECT / read(recipe)[f"{split}_file"]).texts) >= 500
+
+
+def test_recipes_that_are_compared_differ_in_what_is_compared_alone():
+    temperatures = [read(f"thucnews/distill_t{temperature}.yaml") for temperature in (1, 5, 10, 20)]
+    assert [recipe.pop("temperature") for recipe in temperatures] == [1, 5, 10, 20]
+    for recipe in temperatures:
+        recipe.pop("output_dir")
+        assert recipe == temperatures[0]
+    for student, distilled in (
+        (read("thucnews/bilstm.yaml"), temperatures[0]),
+        (read("demo/student.yaml"), read("demo/distill.yaml")),
+    ):
+        taught = distilled.keys() - student.keys()
+        assert taught <= {"teacher_recipe", "compare_student", "alpha", "temperature"}
+        assert all(distilled[key] == value for key, value in student.items() if key != "output_dir")
 
 
 def test_recipes_write_into_different_folders():

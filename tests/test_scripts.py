@@ -122,6 +122,54 @@ def test_distillation_writes_the_whole_report_and_a_model_that_loads(distil_flag
     weights = load_file(tmp_path / "distilled" / "model.safetensors")
     alone = load_file(tmp_path / "distilled-alone" / "model.safetensors")
     assert any(not torch.equal(weights[name], alone[name]) for name in weights)
+    flags = [flag for flag in distil_flags if not flag.startswith(("--teacher", "--output_dir"))]
+    run_student.main([*flags, f"--output_dir={tmp_path / 'student'}"])
+    student = load_file(tmp_path / "student" / "model.safetensors")
+    assert all(torch.equal(alone[name], weight) for name, weight in student.items())
+
+
+def test_teacher_in_another_label_order_teaches_the_same(distil_flags, data, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(["科技", "体育", "财经"]), encoding="utf-8")
+    flags = [
+        *TEACHER,
+        *data,
+        *TRAINING,
+        "--num_train_epochs=6",
+        f"--class_file={classes}",
+        f"--output_dir={tmp_path}/t",
+    ]
+    run_teacher.main(flags)
+    teacher = read_report(tmp_path / "t")
+    assert teacher["labels"] == ["科技", "体育", "财经"] and teacher["teacher"]["accuracy"] > 0.6
+    for mode in ("cached", "online"):
+        output = tmp_path / mode
+        flags = [
+            f"--teacher_name_or_path={tmp_path}/t",
+            f"--teacher_mode={mode}",
+            "--alpha=0",
+            f"--output_dir={output}",
+        ]
+        run_distill.main([*distil_flags, *flags, "--num_train_epochs=8", "--temperature=1"])
+        report = read_report(output)
+        assert report["labels"] == sorted(LABEL_NAMES)
+        assert report["teacher"]["accuracy"] == teacher["teacher"]["accuracy"]
+        # alpha 0: the student knows of the labels only what the teacher says.
+        assert report["distilled"]["agreement"] > 0.6 and report["distilled"]["accuracy"] > 0.5
+
+
+def test_distillation_that_only_predicts_asks_no_teacher(distil_flags, tmp_path, capsys, monkeypatch):
+    run_distill.main(distil_flags)
+    forwards = count_forwards(monkeypatch)
+    capsys.readouterr()
+    run_distill.main([f"--model_name_or_path={tmp_path / 'distilled'}", "--predict_text=球队胜", "--use_cpu"])
+    assert json.loads(capsys.readouterr().out)["label"] in LABEL_NAMES and not forwards
+
+
+def test_hub_token_is_written_nowhere(distil_flags, data, tmp_path):
+    run_student.main([*data, *STUDENT, *TRAINING, "--hub_token=hf_secret", f"--output_dir={tmp_path / 'out'}"])
+    os.environ.pop("HF_TOKEN")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
 
 
 def test_another_temperature_does_not_run_the_teacher(distil_flags, tmp_path, monkeypatch):
@@ -147,7 +195,7 @@ def test_online_teacher_gives_the_weights_that_cached_logits_give(distil_flags, 
         torch.testing.assert_close(online[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_recipe_alone_trains_the_teacher_first(data, tmp_path, monkeypatch):
+def test_recipe_alone_trains_the_teacher_first(data, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in [*data, *TEACHER])
     common = {**flags, "do_train": True, "use_cpu": True, "learning_rate": 0.01, "num_train_epochs": 1}
@@ -159,8 +207,11 @@ def test_recipe_alone_trains_the_teacher_first(data, tmp_path, monkeypatch):
     assert read_report("out/teacher")["data"]["rows"]["train"] == 64  # what the command line says of the data holds
     trained = (Path("out/teacher") / "model.safetensors").stat().st_mtime_ns
     assert read_report("out/student")["distilled"]["accuracy"] is not None
+    caplog.clear()
     run_distill.main(["distil.yaml", "--output_dir=out/second", "--teacher_cache_dir=cache"])
     assert (Path("out/teacher") / "model.safetensors").stat().st_mtime_ns == trained
+    # It was trained on a sample, and this run is not: used, but said.
+    assert "trained otherwise (max_train_samples 64 -> None)" in caplog.text
 
 
 def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
@@ -190,7 +241,7 @@ def test_unlabelled_rows_are_counted_and_distilled_but_refused_without_a_teacher
 
 def test_small_transformer_and_teacher_tokenizer_as_student(distil_flags, teacher, tmp_path):
     run_distill.main([*distil_flags, f"--model_name_or_path={teacher}", "--num_train_epochs=1"])
-    assert read_report(tmp_path / "distilled")["distilled"]["agreement"] > 0.6
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "distilled").config.model_type == "bert"
     run_distill.main([*distil_flags, "--tokenizer_type=teacher", f"--output_dir={tmp_path / 'same'}"])
     saved = AutoTokenizer.from_pretrained(tmp_path / "same")
     assert saved.get_vocab() == AutoTokenizer.from_pretrained(teacher).get_vocab()
@@ -214,7 +265,7 @@ def test_trained_student_is_scored_and_predicts(distil_flags, data, tmp_path, ca
         flags = [f"--predict_file={texts}", f"--predict_output={tmp_path}/p.{suffix}", "--use_cpu"]
         run_student.main([f"--model_name_or_path={student}", *flags])
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["text"] for row in rows] == ["球队胜", "股市"]
+    assert [row["text"] for row in rows] == ["球队胜", "", "股市"]  # as many rows as lines
     assert rows[0]["label"] == answer["label"]
     with pytest.raises(InputError, match="is there already"):
         run_student.main([f"--model_name_or_path={student}", *flags])
@@ -284,9 +335,17 @@ def test_killed_run_continues_to_the_weights_of_one_that_was_not_killed(distil_f
     assert not (folder / "report.json").exists()
     refused = launch([*command, "--temperature=2"])
     assert refused.returncode == 2 and "temperature None -> 2.0" in refused.stderr
+    # A mark in the checkpoint's history shows that the run went on from there: from the start the weights would be
+    # equal too. And a kill while a checkpoint is written leaves one that is not whole.
+    state = folder / "checkpoint-60" / "trainer_state.json"
+    history = json.loads(state.read_text())
+    state.write_text(json.dumps({**history, "log_history": [{"mark": 1}, *history["log_history"]]}))
+    (folder / "checkpoint-9999").mkdir()
     resumed = launch(command)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "continuing the run" in resumed.stderr
+    assert json.loads((folder / "trainer_state.json").read_text())["log_history"][0] == {"mark": 1}
+    assert not (folder / "checkpoint-9999").exists()
     expected, got = (load_file(path / "model.safetensors") for path in (tmp_path / "whole", folder))
     assert all(torch.equal(got[name], weight) for name, weight in expected.items())
 
@@ -310,6 +369,7 @@ def test_pushed_student_loads_where_the_package_is_not_installed(distil_flags, t
         online = {**hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         done = launch([sys.executable, "run_distill.py", *distil_flags, *push], env=online)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads(hub.files("user/student")["report.json"])["distilled"]["accuracy"] is not None
         assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_bilstm.py"} <= set(
             hub.files("user/student")
         )

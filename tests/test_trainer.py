@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from kd_trainer.arguments import DistillationTrainingArguments
-from kd_trainer.data import DistillationCollator
+from kd_trainer.batches import DistillationCollator
 from kd_trainer.trainer import ClassificationTrainer, DistillationTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
