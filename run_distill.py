@@ -37,7 +37,7 @@ def main(argv):
     if data is None:  # nothing but predicting: no teacher is asked
         run_alone(run, "student", student_args, student, tokenizer, data)
         return
-    teacher_name = find_teacher(teacher_args, given, run_teacher.make_parser(), run_teacher.main)
+    teacher_name = find_teacher(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)
     teacher = load_teacher(teacher_name, teacher_args, student_args, data, data_args.max_seq_length)
     distil(run, alone, teacher, student_args, data)
 

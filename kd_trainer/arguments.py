@@ -9,12 +9,15 @@ from transformers import TrainingArguments
 from .errors import InputError
 
 
-def check_sizes(arguments, *names, least=1):
-    """Refuses a size below `least`; None is no size."""
+def check_sizes(arguments, *names, least=1, most=2**31 - 1):
+    """Refuses a number that is not between `least` and `most`; None is no number."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} is {value}: it must be at least {least}")
+        if value is not None and not least <= value <= most:
+            raise InputError(
+                f"--{name} is {value}: it must be {'at least' if value < least else 'at most'} "
+                f"{least if value < least else most}"
+            )
 
 
 @dataclass
@@ -107,7 +110,7 @@ class TeacherArguments:
     )
     label_map: str | None = field(
         default=None,
-        metadata={"help": "The teacher's label names in the data's words, 'neg=negative,pos=positive'."},
+        metadata={"help": "The teacher's label names in the data's words, 'neg=negative,pos=positive' or JSON."},
     )
     compare_student: bool = field(
         default=False,
@@ -155,7 +158,7 @@ class DataArguments:
     )
     split_seed: int = field(
         default=42,
-        metadata={"help": "Seed of that split and of --max_*_samples. Not --seed: seeds share their data."},
+        metadata={"help": "Seed of that split and of --max_*_samples. Another --seed leaves the rows as they are."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a sample of this many rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on a sample of this many rows."})
@@ -180,7 +183,7 @@ class RunArguments:
     predict_text: str | None = field(default=None, metadata={"help": "Label this text, the result is printed."})
     predict_output: str | None = field(
         default=None,
-        metadata={"help": "Where --predict_file writes: .csv or JSON lines. Default: OUTPUT_DIR/predictions.csv."},
+        metadata={"help": "Where --predict_file writes: .csv, .json or .jsonl. Default: OUTPUT_DIR/predictions.csv."},
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace another run in --output_dir instead of refusing it."}
@@ -232,18 +235,32 @@ class DistillationTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
+BEST_METRICS = ("f1", "accuracy", "precision", "recall", "loss")
+
+
 def check_arguments(settings, args, data_args, run_args):
     """
     What only the whole of the flags shows to be wrong; `settings` are those that were made.
 
     Raises:
-        `InputError`: Without an output folder or anything to do, and for fp16 where it would silently be ignored.
+        `InputError`: Without an output folder or anything to do, for numbers out of range, and for fp16 where it would
+            silently be ignored.
     """
     check_sizes(args, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-    check_sizes(args, "seed", least=0)
+    check_sizes(args, "seed", "data_seed", least=0, most=2**32 - 1)
+    check_sizes(args, "dataloader_num_workers", least=0)
+    if args.do_train and args.max_steps <= 0 and not 0 < args.num_train_epochs < math.inf:
+        raise InputError(f"--num_train_epochs is {args.num_train_epochs}: it must be positive, or give --max_steps")
+    if not 0 <= args.learning_rate < math.inf:
+        raise InputError(f"--learning_rate is {args.learning_rate}: it must be a number from 0")
+    metric = args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in BEST_METRICS:
+        raise InputError(f"--metric_for_best_model {metric}: choose one of {', '.join(BEST_METRICS)}")
     scored = args.do_train or args.do_eval or args.do_predict
     to_write = scored or (run_args.predict_file is not None and run_args.predict_output is None)
-    if to_write and settings.get("output_dir") is None:
+    if run_args.predict_output == "":
+        raise InputError("--predict_output is empty: name a .csv, .json or .jsonl file")
+    if to_write and not settings.get("output_dir"):
         raise InputError("no --output_dir: name the folder for the model and its report")
     if not (scored or run_args.predict_file is not None or run_args.predict_text is not None):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, --predict_file or --predict_text")

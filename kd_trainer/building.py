@@ -39,13 +39,17 @@ def build_classifier(config_name, overrides, tokenizer, label_names, args):
         config = load_or_explain(AutoConfig.from_pretrained, "configuration", config_name, **hub_arguments(args))
     changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **describe_labels(label_names)}
     config.update({**changes, "problem_type": "single_label_classification"})
+    decided = [item.split("=")[0].strip() for item in (overrides or "").split(",")]
+    decided = [name for name in decided if name in (*changes, "num_labels", "problem_type")]
+    if decided:
+        raise InputError(f"--config_overrides sets {decided[0]}, which the data decides: leave it out")
     try:
         if overrides:
             config.update_from_string(overrides)
             config = type(config).from_dict(config.to_dict())  # checked as a new one is
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=args.trust_remote_code)
-    except (ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # whatever sizes that do not go together make a model raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(f"--config_name {config_name} with --config_overrides {overrides}: {reason}") from error
     logger.warning(
         f"TRAINING FROM SCRATCH: a {config.model_type} of {model.num_parameters():,} parameters with random weights; "
@@ -139,6 +143,10 @@ def get_student(student_args, data, max_length, training=True, teacher_tokenizer
     """
     check_start(student_args, training)
     if student_args.model_name_or_path is not None or student_args.config_name is not None:
+        usual = StudentArguments()
+        idle = sorted(name for name in BILSTM_FLAGS if getattr(student_args, name) != getattr(usual, name))
+        if idle:
+            logger.warning(f"{', '.join(f'--{name}' for name in idle)}: no effect, they are for a new BiLSTM")
         return get_transformer(student_args, data, max_length, training, "student")
     if (
         student_args.tokenizer_type == "teacher"

@@ -1,5 +1,7 @@
 """Splits that can be trained on: read from files or the hub, checked, their labels named."""
 
+import hashlib
+import json
 import logging
 import re
 from dataclasses import dataclass, field
@@ -33,6 +35,14 @@ class TextData:
     splits: datasets.DatasetDict
     label_names: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def digest(self):
+        """Names label names, texts and labels of the splits that training sees: `str` of 64 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        for name in ("train", "validation"):
+            if name in self.splits:
+                digest.update(json.dumps([name, self.splits[name]["text"][:], self.splits[name]["labels"][:]]).encode())
+        return digest.hexdigest()
 
 
 def read_class_file(path):
@@ -95,7 +105,7 @@ def name_labels(rows, known_names=None):
         raise InputError(f"{rows.source}: {what}: a classifier needs rows of at least two labels")
     if known_names is not None and found <= set(known_names):
         return list(known_names)
-    return sorted(found, key=lambda name: (0, int(name), name) if re.fullmatch(r"-?\d+", name) else (1, 0, name))
+    return sorted(found, key=lambda name: (0, int(name), name) if re.fullmatch(r"-?\d{1,18}", name) else (1, 0, name))
 
 
 def name_ids(rows, class_names):
@@ -136,7 +146,7 @@ def check_labelled(rows, encoded, purpose):
     if missing:
         raise InputError(
             f"{rows.source} line {missing[0]}: no label ({len(missing)} such rows): {purpose} needs all rows labelled; "
-            "run_distill.py takes rows without a label"
+            "mend the rows, or distil: run_distill.py takes training rows without a label"
         )
 
 
@@ -177,6 +187,8 @@ def read_splits(data_args, wanted, class_names):
             path = getattr(data_args, f"{name}_file")
             if path is not None:
                 splits[name] = read_rows(path, data_args.text_column, data_args.label_column, known)
+                if name == "train":
+                    name_labels(splits[name])  # too few labels: said before another file is read with them
                 known = known or {label for label in splits[name].labels if label is not None}
     if class_names is not None:
         for rows in splits.values():

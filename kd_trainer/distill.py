@@ -14,13 +14,13 @@ from .arguments import DataArguments, TeacherArguments
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .building import get_student
 from .errors import InputError
-from .loading import fit_length, load_classifier, load_tokenizer
+from .loading import fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
-from .output_folder import RECIPE, REPORT, differing_settings, find_checkpoint
+from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
 from .recipes import read_recipe
 from .teacher import add_logits, align_labels, cached_logits, parse_label_map, warn_at_chance
 from .trainer import DistillationTrainer
-from .workflow import finish_report, fit_alone, predict, saved_model, score_model, train_model
+from .workflow import build_trainer, finish_report, fit_alone, predict, saved_model, score_model, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,12 @@ def is_trained(folder):
     return has_model and ((folder / REPORT).exists() or not (folder / RECIPE).exists())
 
 
-def find_teacher(teacher_args, given, parser, train_teacher):
+def find_teacher(run, teacher_args, given, parser, train_teacher):
     """
     Where the teacher is, trained by its recipe first when it is not there yet.
 
     Args:
+        run ([`Run`]): Its output folders must not be the teacher's.
         teacher_args ([`TeacherArguments`]): Name, recipe.
         given (`dict[str, Any]`): Settings of the command line; those about the data also hold for the teacher.
         parser ([`ScriptParser`]), train_teacher (`Callable`): Parser and `main` of `run_teacher.py`.
@@ -82,23 +83,30 @@ def find_teacher(teacher_args, given, parser, train_teacher):
         `str`: Folder or name on the hub.
 
     Raises:
-        `InputError`: When neither a name nor a recipe is given.
+        `InputError`: When neither a name nor a recipe is given, or the teacher cannot be trained.
     """
     name, recipe = teacher_args.teacher_name_or_path, teacher_args.teacher_recipe
-    if recipe is None:
-        if name is None:
-            raise InputError("no teacher: give --teacher_name_or_path or --teacher_recipe")
-        return name
+    if name is None and recipe is None:
+        raise InputError("no teacher: give --teacher_name_or_path or --teacher_recipe")
     name = name or read_recipe(recipe).get("output_dir")
     if name is None:
         raise InputError(f"{recipe} names no output_dir: add it, or give --teacher_name_or_path")
+    for folder in (run.output_dir, alone_dir(run)):
+        check_sources(folder, [name])
+    if teacher_args.teacher_cache_dir is not None:
+        check_writable(Path(teacher_args.teacher_cache_dir), "--teacher_cache_dir")
+    if recipe is None:
+        return name
     flags = [f"--{key}={value}" for key, value in given.items() if key in SHARED_SETTINGS]
     command = [str(recipe), f"--output_dir={name}", *flags]
+    *_, wanted, _ = parser.parse(command)
     if not is_trained(name):
         logger.warning(f"no trained teacher in {name}: training it first, as {recipe} says")
-        train_teacher(command)
+        try:
+            train_teacher(command)
+        except InputError as error:
+            raise InputError(f"the teacher, run_teacher.py {' '.join(command)}: {error}") from error
     elif (Path(name) / RECIPE).exists():
-        *_, wanted, _ = parser.parse(command)
         differing = differing_settings(Path(name), wanted)
         if differing:
             logger.warning(f"THE TEACHER in {name} was trained otherwise ({differing}): remove it to train anew")
@@ -125,17 +133,21 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
     hub = dataclasses.replace(student_args, model_revision="main")
     model = load_classifier(name, hub, what="teacher")
     tokenizer = load_tokenizer(name, hub, "teacher's tokenizer")
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    names = label_list(model.config)
     order = align_labels(names, data.label_names, parse_label_map(teacher_args.label_map))
     if order != sorted(order):
         logger.warning(f"the teacher's labels {names} are re-ordered to the data's {data.label_names}")
     wanted = teacher_args.teacher_max_seq_length or max_seq_length
     max_length = fit_length(wanted, tokenizer, model.config, "the teacher's max_seq_length")
-    report = Path(name) / REPORT
-    seconds = None
-    if report.is_file():
-        seconds = json.loads(report.read_text(encoding="utf-8")).get("teacher", {}).get("train_seconds")
-    return Teacher(model, tokenizer, order, max_length, teacher_args, seconds)
+    return Teacher(model, tokenizer, order, max_length, teacher_args, reported_seconds(name))
+
+
+def reported_seconds(name):
+    """How long the teacher in folder `name` trained, as its report says; None where there is none, or another's."""
+    try:
+        return float(json.loads((Path(name) / REPORT).read_text(encoding="utf-8"))["teacher"]["train_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def new_student(run, student_args, data, teacher_tokenizer=None):
@@ -144,9 +156,14 @@ def new_student(run, student_args, data, teacher_tokenizer=None):
     return get_student(student_args, data, run.data_args.max_seq_length, run.args.do_train, teacher_tokenizer)
 
 
+def alone_dir(run):
+    """Where the same student without the teacher is saved: `OUTPUT_DIR-alone`."""
+    return run.output_dir.with_name(f"{run.output_dir.name}-alone")
+
+
 def plan_alone(run):
-    """The [`Run`] of the same student without the teacher, in `OUTPUT_DIR-alone`; refuses a folder of another run."""
-    folder = run.output_dir.with_name(f"{run.output_dir.name}-alone")
+    """The [`Run`] of the same student without the teacher; refuses a folder of another run."""
+    folder = alone_dir(run)
     settings = {name: value for name, value in run.settings.items() if name not in DISTILLATION_SETTINGS}
     args = copy.deepcopy(run.args)
     args.output_dir, args.push_to_hub, args.resume_from_checkpoint = str(folder), False, None
@@ -188,7 +205,8 @@ def fit_distilled(run, student, tokenizer, teacher, data, max_length):
     online = teacher.args.teacher_mode == "online"
     if not online:
         teacher.model.to("cpu")  # its work is done: the student has the device to itself
-    trainer = DistillationTrainer(
+    trainer = build_trainer(
+        DistillationTrainer,
         model=student,
         args=run.args,
         teacher=teacher.model if online else None,
@@ -199,7 +217,7 @@ def fit_distilled(run, student, tokenizer, teacher, data, max_length):
         data_collator=DistillationCollator(tokenizer, teacher.tokenizer),
         compute_metrics=compute_metrics,
     )
-    return trainer, train_model(run, trainer)
+    return trainer, train_model(run, trainer, data)
 
 
 def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):

@@ -84,8 +84,10 @@ def decoded_lines(path):
                 yield text.rstrip("\n").removesuffix("\r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: check the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: not a readable file ({error.strerror}): check the path") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{path}: not a readable file ({error}): check the path") from None
 
 
 def find_column(columns, name, usual, source, required):
@@ -172,16 +174,16 @@ def json_records(path):
             objects = enumerate(json.loads("\n".join(lines)), start=1)
         except json.JSONDecodeError as error:
             raise InputError(f"{path} line {error.lineno}: not valid JSON ({error.msg}): mend the line") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists a thousand deep
+            raise InputError(f"{path}: not readable JSON ({error}): mend the file") from None
     else:
         objects = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     for number, item in objects:
         if not is_list:
             try:
                 item = json.loads(item)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path} line {number}: not valid JSON ({error.msg}): mend or remove the line"
-                ) from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path} line {number}: not valid JSON ({error}): mend or remove the line") from None
         if not isinstance(item, dict):
             raise InputError(f'{path} line {number}: {str(item)[:40]!r} is not an object: write {{"text": …}}')
         yield number, item

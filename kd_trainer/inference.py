@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .errors import InputError
+
 
 @torch.no_grad()
 def predict_logits(model, tokenizer, texts, max_length, batch_size=64, description="Predicting"):
@@ -20,6 +22,9 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
 
     Returns:
         `np.ndarray` of shape `(len(texts), num_labels)`, float32, in the order of `texts`.
+
+    Raises:
+        `InputError`: When the model answers with something that is not a number: its training has diverged.
     """
     # Longest first: what does not fit into memory fails at once.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
@@ -35,4 +40,8 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
             logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
     finally:
         model.train(was_training)
+    if not np.isfinite(logits).all():
+        raise InputError(
+            f"{description}: the model's logits are not finite numbers: its training diverged, lower the learning rate"
+        )
     return logits

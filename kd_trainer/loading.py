@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from . import modeling_bilstm  # noqa: F401  registers the BiLSTM with the auto classes
@@ -21,6 +20,13 @@ SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "rob
                      "xlm-roberta-xl", "xmod")  # fmt: skip
 
 
+def check_exists(name, what):
+    """Refuses a path that does not exist, before `transformers` takes it for a name on the hub."""
+    looks_local = Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
+    if looks_local and not Path(name).exists():
+        raise InputError(f"{what} {name}: no such folder: check the path")
+
+
 def check_folder(name, what):
     """
     Refuses a local folder that is not a checkpoint, before `transformers` takes its name for one on the hub.
@@ -28,10 +34,9 @@ def check_folder(name, what):
     Raises:
         `InputError`: For a path that does not exist, holds no `config.json` or no safetensors weights.
     """
+    check_exists(name, what)
     path = Path(name)
     if not path.exists():
-        if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
-            raise InputError(f"{what} {name}: no such folder: check the path")
         return
     if not (path / "config.json").is_file():
         raise InputError(f"{what} {name}: no config.json in it: give the folder of a saved model")
@@ -55,7 +60,7 @@ def load_or_explain(load, what, name, **kwargs):
     """`load(name, **kwargs)`, its failure said in one line."""
     try:
         return load(name, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged file or a configuration of wrong values makes them raise
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{what} {name} cannot be loaded ({reason}): check the name, the folder, the network"
@@ -70,12 +75,22 @@ def load_config(name, args, what="model"):
 
 def load_tokenizer(name, args, what="tokenizer"):
     """The tokenizer in a folder or on the hub."""
+    check_exists(name, what)
     return load_or_explain(AutoTokenizer.from_pretrained, what, name, **hub_arguments(args))
+
+
+def label_list(config):
+    """Label names of a configuration in the order of their ids, `list[str]`."""
+    if sorted(config.id2label) != list(range(config.num_labels)):
+        raise InputError(
+            f"the model's id2label has ids {sorted(config.id2label)}: they must be 0, 1, …: mend its config.json"
+        )
+    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def named_labels(config):
     """Label names of a configuration in the order of their ids, or None when they are but `LABEL_0`, `LABEL_1`, …"""
-    names = [config.id2label[index] for index in sorted(config.id2label)]
+    names = label_list(config)
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 

@@ -1,8 +1,10 @@
 """An output folder belongs to one run: found finished, taken up where it was killed, or made this run's own."""
 
+import fcntl
 import json
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +15,11 @@ from .errors import InputError
 
 logger = logging.getLogger(__name__)
 
+# Files whose locks this process holds: closing one would let go of it.
+locked = {}
+
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
+DIGEST, LOCK = "_data.sha256", "_lock"  # a leading _ keeps them off the hub
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
 SECRET_SETTINGS = {"hub_token"}
 # Settings that may change when a killed run is taken up again: they do not change what it computes.
@@ -32,15 +38,59 @@ def plain(settings):
 
 def differing_settings(folder, settings):
     """In which settings the run in `folder` differs from `settings`, in one line; empty when in none that matters."""
-    saved, settings = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")), plain(settings)
+    try:
+        saved = dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        raise InputError(f"{folder / RECIPE} is damaged: choose another folder, or remove that one") from None
+    settings = plain(settings)
     names = sorted((saved.keys() | settings.keys()) - FREE_SETTINGS)
     changes = [(name, saved.get(name), settings.get(name)) for name in names]
     return ", ".join(f"{name} {old!r} -> {new!r}" for name, old, new in changes if old != new)
 
 
+def check_writable(folder, flag):
+    """
+    Refuses a folder that cannot be made or written, and leaves nothing behind.
+
+    Args:
+        folder (`Path`): It need not exist.
+        flag (`str`): Of the command line, for the message.
+    """
+    missing = []
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{flag} {str(folder)!r} cannot be written ({reason}): choose another") from None
+    finally:
+        for path in missing:
+            if path.is_dir():
+                path.rmdir()
+
+
+def check_sources(folder, sources):
+    """
+    Refuses an output folder in which a model stands that the run is to read.
+
+    Args:
+        folder (`Path`): The output folder.
+        sources (`list[str | None]`): Names or folders of models and tokenizers.
+    """
+    for source in sources:
+        if source is not None:
+            path = Path(source).resolve()
+            if folder.resolve() in (path, *path.parents):
+                raise InputError(
+                    f"--output_dir {folder} holds {source}, which this run reads: choose another --output_dir"
+                )
+
+
 def last_checkpoint(folder):
     """The last checkpoint in `folder` that was written to its end, as `str`, or None."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{CHECKPOINT_STATE}")]
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{CHECKPOINT_STATE}") if path.stat().st_size]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
@@ -59,48 +109,82 @@ def find_checkpoint(folder, settings, args, overwrite):
         `str` or None: The checkpoint to continue from.
 
     Raises:
-        `InputError`: When the folder holds a finished run, another unfinished one, or a model of unknown origin.
+        `InputError`: When the folder cannot be written, holds a finished run, another unfinished one, or a model of
+            unknown origin; and for a checkpoint of another folder.
     """
     cure = "choose another --output_dir, or replace it with --overwrite_output_dir"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder} is a file: choose a folder")
-    if args.resume_from_checkpoint is not None and not Path(args.resume_from_checkpoint).is_dir():
-        raise InputError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: no such folder: give a checkpoint's")
+    check_writable(folder, "--output_dir")
+    wanted = args.resume_from_checkpoint
+    if wanted is not None:
+        if not (Path(wanted) / CHECKPOINT_STATE).is_file() or folder.resolve() not in Path(wanted).resolve().parents:
+            raise InputError(
+                f"--resume_from_checkpoint {wanted}: no checkpoint of a run in {folder}: give one of its own"
+            )
     if overwrite or not folder.exists():
-        return args.resume_from_checkpoint
+        return wanted
     if (folder / REPORT).exists():
         raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
     last = last_checkpoint(folder)
     if not (folder / RECIPE).exists():
         if last is not None or (folder / "config.json").exists():
             raise InputError(f"--output_dir {folder} holds a model that this run did not make: {cure}")
-        return args.resume_from_checkpoint
-    differing = differing_settings(folder, settings)
-    if last is not None and differing:
+        return wanted
+    differing = differing_settings(folder, settings) if last is not None else ""
+    if differing:
         raise InputError(f"--output_dir {folder} holds an unfinished run of other settings ({differing}): {cure}")
-    return args.resume_from_checkpoint or last
+    return wanted or last
 
 
-def claim_output_dir(settings, args, checkpoint):
+def claim_output_dir(settings, args, checkpoint, data_digest):
     """
-    Makes the output folder this run's own: its settings go into `recipe.yaml`, and unless it continues from a
-    `checkpoint`, what another run left there goes.
+    Makes the output folder this run's own until the process ends: its settings go into `recipe.yaml`, and unless it
+    continues from a `checkpoint`, what another run left there goes.
+
+    Args:
+        settings (`dict[str, Any]`): What recipe and command line set.
+        args (`TrainingArguments`): Name the folder.
+        checkpoint (`str` or None): See [`find_checkpoint`].
+        data_digest (`str`): Of the rows and label names: a run does not continue on others.
+
+    Raises:
+        `InputError`: When another process writes into the folder, or the data has changed since the run was killed.
     """
+    folder = Path(args.output_dir)
     if args.process_index == 0:
-        folder = Path(args.output_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if checkpoint is None:
-                (folder / REPORT).unlink(missing_ok=True)
-            for old in folder.glob("checkpoint-*"):
-                if checkpoint is None or not (old / CHECKPOINT_STATE).exists():
-                    shutil.rmtree(old)
-            (folder / RECIPE).write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        lock(folder)
+        digest = folder / DIGEST
+        if checkpoint is not None and digest.exists() and digest.read_text() != data_digest:
+            raise InputError(
+                f"--output_dir {folder} holds an unfinished run on other data: give it its data back, choose another "
+                "--output_dir, or replace it with --overwrite_output_dir"
+            )
+        if checkpoint is None:
+            # Its old weights too: a kill would leave them beside the new settings.
+            for old in (folder / REPORT, *folder.glob("model*.safetensors")):
+                old.unlink(missing_ok=True)
+        for old in folder.glob("checkpoint-*"):
+            if checkpoint is None or not (old / CHECKPOINT_STATE).exists():
+                shutil.rmtree(old)
+        digest.write_text(data_digest)
+        partial = folder / f"{RECIPE}.partial"
+        partial.write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")
+        partial.replace(folder / RECIPE)
     args.distributed_state.wait_for_everyone()
     if checkpoint is not None:
         logger.warning(f"continuing the run in {args.output_dir} from {checkpoint}")
+
+
+def lock(folder):
+    """Keeps a second process out of `folder` as long as this one lives; the system lets go of it even after a kill."""
+    if folder.resolve() in locked:
+        return
+    file = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"--output_dir {folder}: another run writes into it: wait for it, or choose another") from None
+    locked[folder.resolve()] = file
 
 
 class TrainingClock(TrainerCallback):
@@ -109,7 +193,8 @@ class TrainingClock(TrainerCallback):
     def __init__(self, checkpoint=None):
         self.before = 0.0
         if checkpoint is not None and (Path(checkpoint) / CLOCK).exists():
-            self.before = json.loads((Path(checkpoint) / CLOCK).read_text())["seconds"]
+            # Empty when the run was killed just then.
+            self.before = json.loads((Path(checkpoint) / CLOCK).read_text() or '{"seconds": 0}')["seconds"]
         self.start = None
         self.seconds = self.before
 

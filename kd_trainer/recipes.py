@@ -95,7 +95,10 @@ class ScriptParser(HfArgumentParser):
             elif takes_several:
                 arguments += [f"--{key}", str(value)]
             elif isinstance(value, dict):
-                arguments.append(f"--{key}={json.dumps(value)}")
+                try:
+                    arguments.append(f"--{key}={json.dumps(value)}")
+                except (ValueError, TypeError) as error:
+                    raise InputError(f"{path}: {key}: {error}: write plain values") from None
             elif isinstance(value, bool):
                 # YAML reads a bare no as false: `eval_strategy: no` means the word.
                 is_flag = flags[key].nargs == "?"

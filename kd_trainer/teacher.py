@@ -147,14 +147,19 @@ def cached_logits(teacher, tokenizer, texts, max_length, batch_size=64, cache_di
                 logger.info(f"teacher logits of {len(texts)} texts read from {path}")
                 return logits
             logger.warning(f"{path} holds logits of shape {logits.shape}, not {shape}: computed again")
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             logger.warning(f"{path} is damaged ({error}): computed again")
     logits = predict_logits(teacher, tokenizer, texts, max_length, batch_size, description="Teacher")
-    folder.mkdir(parents=True, exist_ok=True)
     # Under another name first: a run that is killed leaves no half file under the key.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file({"logits": logits}, partial)
-    partial.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"logits": logits}, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:  # a full disk: the logits are there all the same
+        partial.unlink(missing_ok=True)
+        logger.warning(f"teacher logits cannot be kept in {folder} ({error}): the next run computes them again")
+        return logits
     logger.info(f"teacher logits of {len(texts)} texts written to {path}")
     return logits
 

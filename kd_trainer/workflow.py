@@ -18,10 +18,19 @@ from .arguments import DataArguments, RunArguments, check_arguments
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .data import load_data, load_texts
 from .errors import InputError
+from .files import as_text
 from .inference import predict_logits
-from .loading import fit_length, load_classifier, load_config, named_labels
+from .loading import fit_length, label_list, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
-from .output_folder import REPORT, TrainingClock, claim_output_dir, find_checkpoint, plain
+from .output_folder import (
+    REPORT,
+    TrainingClock,
+    check_sources,
+    check_writable,
+    claim_output_dir,
+    find_checkpoint,
+    plain,
+)
 from .report import (
     check_prediction_file,
     format_per_class,
@@ -121,6 +130,7 @@ def start_run(settings, args, data_args, run_args):
     run = Run(settings, args, data_args, run_args)
     if run_args.predict_file is not None:
         check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
+        check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
     if args.world_size > 1:
@@ -148,6 +158,7 @@ def get_data(run, model_args, unlabelled_allowed=False):
     """
     if not run.wanted_splits:
         return None
+    check_sources(run.output_dir, [model_args.model_name_or_path, model_args.tokenizer_name])
     config = None
     if model_args.model_name_or_path is not None:
         config = load_config(model_args.model_name_or_path, model_args)
@@ -168,18 +179,27 @@ def get_data(run, model_args, unlabelled_allowed=False):
     return data
 
 
-def train_model(run, trainer):
+def build_trainer(trainer_class, **kwargs):
+    """`trainer_class(**kwargs)`; a flag of the Trainer that it refuses is said in one line."""
+    try:
+        return trainer_class(**kwargs)
+    except (ValueError, ImportError, RuntimeError, OSError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def train_model(run, trainer, data):
     """
     Trains from the run's checkpoint or from the start, saves the model with its tokenizer into the output folder.
 
     Args:
         run ([`Run`]): Its settings, arguments and checkpoint.
         trainer (`Trainer`): Over the run's arguments.
+        data ([`TextData`]): That it trains on.
 
     Returns:
         `float`: Seconds of training, those before a resumed checkpoint included.
     """
-    claim_output_dir(run.settings, run.args, run.checkpoint)
+    claim_output_dir(run.settings, run.args, run.checkpoint, data.digest())
     clock = TrainingClock(run.checkpoint)
     trainer.add_callback(clock)
     result = trainer.train(resume_from_checkpoint=run.checkpoint)
@@ -209,7 +229,8 @@ def fit_alone(run, model, tokenizer, data, max_length):
     train = data.splits["train"]
     labelled = [row for row, label in enumerate(train["labels"]) if label != NO_LABEL]
     validation = data.splits.get("validation")
-    trainer = ClassificationTrainer(
+    trainer = build_trainer(
+        ClassificationTrainer,
         model=model,
         args=run.args,
         train_dataset=tokenize(train.select(labelled), tokenizer, max_length),
@@ -218,7 +239,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
         data_collator=DistillationCollator(tokenizer),
         compute_metrics=compute_metrics,
     )
-    return trainer, train_model(run, trainer)
+    return trainer, train_model(run, trainer, data)
 
 
 def saved_model(run, model_args):
@@ -308,15 +329,16 @@ def finish_report(run, rows, data, logits, trainer=None):
 
 def prediction_path(run):
     """Where `--predict_file` writes."""
-    return Path(run.run_args.predict_output or run.output_dir / "predictions.csv")
+    named = run.run_args.predict_output
+    return run.output_dir / "predictions.csv" if named is None else Path(named)
 
 
 def predict(run, model, tokenizer, max_length):
     """`--predict_text` to the terminal, `--predict_file` to a file."""
-    label_names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    label_names = label_list(model.config)
     texts = None
     if run.run_args.predict_text is not None:
-        texts = [run.run_args.predict_text]
+        texts = [as_text(run.run_args.predict_text, "--predict_text")]
     elif run.run_args.predict_file is not None:
         texts = load_texts(run.run_args.predict_file, run.data_args, label_names)
     if texts is None or run.args.process_index != 0:

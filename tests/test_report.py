@@ -82,7 +82,7 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path, suffix):
             assert header == ["text", "label", *(f"probability_{name}" for name in LABEL_NAMES)]
             rows = [(text, label, [*map(float, values)]) for text, label, *values in rows]
         else:
-            rows = [json.loads(line) for line in file]
+            rows = json.load(file) if suffix == ".json" else [json.loads(line) for line in file]
             assert all(list(row["probabilities"]) == LABEL_NAMES for row in rows)
             rows = [(row["text"], row["label"], [*row["probabilities"].values()]) for row in rows]
     assert [text for text, _, _ in rows] == TEXTS

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import LABEL_NAMES, make_rows
 from hub_server import HubServer
 from safetensors.torch import load_file
@@ -22,6 +23,7 @@ import run_distill
 import run_student
 import run_teacher
 from kd_trainer.errors import InputError
+from kd_trainer.output_folder import lock
 
 PROJECT = Path(__file__).parent.parent
 STUDENT = ["--embedding_size=12", "--hidden_size=8", "--dropout=0"]
@@ -289,6 +291,74 @@ def test_console_says_a_mistake_in_one_line_with_exit_code_2(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_models_that_a_run_reads_are_never_its_output(distil_flags, teacher, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in teacher.rglob("*")}
+    for output in (teacher, teacher.parent):
+        with pytest.raises(InputError, match="which this run reads"):
+            run_distill.main([*distil_flags, f"--output_dir={output}", "--overwrite_output_dir"])
+    copy = tmp_path / "z-alone"
+    shutil.copytree(teacher, copy)
+    with pytest.raises(InputError, match="which this run reads"):
+        flags = [f"--teacher_name_or_path={copy}", f"--output_dir={tmp_path / 'z'}", "--overwrite_output_dir"]
+        run_distill.main([*distil_flags, "--compare_student", *flags])
+    assert {path: path.stat().st_mtime_ns for path in teacher.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        (["--num_train_epochs=0"], "--num_train_epochs is 0"),
+        (["--output_dir=/proc/x"], "/proc/x.* cannot be written"),
+        (["--validation_file="], "unknown kind of file"),
+        (["--learning_rate=1e30"], "not finite"),
+        (["--metric_for_best_model=foo"], "--metric_for_best_model foo"),
+        (["--resume_from_checkpoint=nowhere"], "--resume_from_checkpoint nowhere"),
+        (["--report_to=foo"], "foo"),
+        (["--hidden_size=0"], "--hidden_size is 0"),
+    ],
+)
+def test_flags_that_would_fail_late_or_silently_are_refused(data, tmp_path, flags, found):
+    with pytest.raises(InputError, match=found) as caught:
+        run_student.main([*data, *STUDENT, *TRAINING, f"--output_dir={tmp_path / 'out'}", *flags])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_killed_run_does_not_continue_on_other_data(data, tmp_path):
+    train = tmp_path / "train.tsv"
+    train.write_bytes(Path(data[1].partition("=")[2]).read_bytes())
+    folder = tmp_path / "out"
+    flags = [*data, *STUDENT, *TRAINING, f"--train_file={train}", f"--output_dir={folder}", "--num_train_epochs=2"]
+    run_student.main(flags)
+    (folder / "report.json").unlink()  # as a kill before the end leaves it
+    train.write_text(train.read_text(encoding="utf-8").replace("体育", "运动"), encoding="utf-8")
+    for name in ("validation", "test"):
+        path = tmp_path / f"{name}.tsv"
+        path.write_text(train.read_text(encoding="utf-8"), encoding="utf-8")
+        flags.append(f"--{name}_file={path}")
+    # Other label names under the same flags but for the files that had to be named anew.
+    recipe = folder / "recipe.yaml"
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    settings.update({f"{name}_file": str(tmp_path / f"{name}.tsv") for name in ("validation", "test")})
+    recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    with pytest.raises(InputError, match="unfinished run on other data"):
+        run_student.main(flags)
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    hold = "import sys; from pathlib import Path; from kd_trainer.output_folder import lock; lock(Path(sys.argv[1]));"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold + "print('held', flush=True); input()", tmp_path],
+        cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="another run writes into it"):
+        lock(tmp_path)
+    holder.kill()
+    holder.wait()
+    lock(tmp_path)  # a kill lets go
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -317,8 +387,8 @@ def test_two_processes_give_the_metrics_of_one(distil_flags, tmp_path):
 
 def test_killed_run_continues_to_the_weights_of_one_that_was_not_killed(distil_flags, tmp_path):
     # Dropout on: the random state must come back too.
-    flags = [*distil_flags, "--dropout=0.3", "--num_train_epochs=30", "--save_strategy=steps", "--save_steps=30"]
-    flags += ["--eval_strategy=steps", "--eval_steps=30"]
+    flags = [*distil_flags, "--dropout=0.3", "--num_train_epochs=16", "--save_strategy=steps", "--save_steps=24"]
+    flags += ["--eval_strategy=steps", "--eval_steps=24"]
     command = [sys.executable, "run_distill.py", *flags]
     whole = launch([*command, f"--output_dir={tmp_path / 'whole'}"])
     assert whole.returncode == 0, whole.stderr[-3000:]
@@ -327,7 +397,7 @@ def test_killed_run_continues_to_the_weights_of_one_that_was_not_killed(distil_f
     )
     folder = tmp_path / "distilled"
     deadline = time.time() + 120
-    while not (folder / "checkpoint-60" / "trainer_state.json").exists():
+    while not (folder / "checkpoint-48" / "trainer_state.json").exists():
         assert killed.poll() is None and time.time() < deadline, "it ended before it could be killed"
         time.sleep(0.005)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -337,7 +407,7 @@ def test_killed_run_continues_to_the_weights_of_one_that_was_not_killed(distil_f
     assert refused.returncode == 2 and "temperature None -> 2.0" in refused.stderr
     # A mark in the checkpoint's history shows that the run went on from there: from the start the weights would be
     # equal too. And a kill while a checkpoint is written leaves one that is not whole.
-    state = folder / "checkpoint-60" / "trainer_state.json"
+    state = folder / "checkpoint-48" / "trainer_state.json"
     history = json.loads(state.read_text())
     state.write_text(json.dumps({**history, "log_history": [{"mark": 1}, *history["log_history"]]}))
     (folder / "checkpoint-9999").mkdir()
