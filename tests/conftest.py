@@ -6,21 +6,34 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from contextlib import contextmanager
+
 import datasets
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
+from kd_trainer.errors import InputError
 from kd_trainer.loading import describe_labels
 from kd_trainer.modeling_bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_trainer.tokenization import build_tokenizer
 
 datasets.disable_progress_bars()
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # on a busy machine two wait for each other far longer than tiny tensors take
 
 LABEL_NAMES = ["体育", "财经", "科技"]
 # Each label has words of its own, and some are shared: a tiny model learns them in a few steps.
 WORDS = {"体育": "球队胜负进赛", "财经": "股市涨跌银行", "科技": "芯片手机网络"}
+
+
+@contextmanager
+def refused(*parts):
+    """The block raises an `InputError` of one line that contains all `parts`."""
+    with pytest.raises(InputError) as caught:
+        yield
+    message = str(caught.value)
+    assert message and "\n" not in message
+    assert all(str(part) in message for part in parts), message
 
 
 def make_rows(size, seed=0, length=(3, 9)):

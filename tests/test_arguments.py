@@ -2,10 +2,10 @@
 
 import dataclasses
 import importlib
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from conftest import refused
 
 from kd_trainer.arguments import (
     DataArguments,
@@ -19,16 +19,6 @@ from kd_trainer.errors import InputError
 from kd_trainer.recipes import SCRIPT_DEFAULTS, STUDENT_DEFAULTS, ScriptParser, read_recipe
 
 DISTILL = (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments)
-
-
-@contextmanager
-def refused(*parts):
-    """The block raises an `InputError` of one line that contains all `parts`."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message and "\n" not in message
-    assert all(str(part) in message for part in parts), message
 
 
 def parse(*argv):

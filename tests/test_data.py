@@ -1,32 +1,20 @@
 """Labelled files become checked splits whose ids, samples and batches depend on nothing but what was asked for."""
 
 import random
-from contextlib import contextmanager
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_NAMES, make_rows
+from conftest import LABEL_NAMES, make_rows, refused
 
 from kd_trainer.arguments import DataArguments
 from kd_trainer.batches import NO_LABEL, DistillationCollator, tokenize
 from kd_trainer.data import load_data, load_texts, read_class_file
-from kd_trainer.errors import InputError
 from kd_trainer.loading import describe_labels
 from kd_trainer.tokenization import build_tokenizer
 
 ALL = ("train", "validation", "test")
-
-
-@contextmanager
-def refused(*parts):
-    """The block raises an `InputError` of one line that contains all `parts` and names a cure."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert "\n" not in message and ": " in message
-    assert all(str(part) in message for part in parts), message
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import csv
 import io
 import json
-from contextlib import contextmanager
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import refused
 
 from kd_trainer.errors import InputError
 from kd_trainer.files import read_rows
@@ -20,16 +20,6 @@ TEXTS = [
     "x" * 100_000, "长" * 200_000,
 ]  # fmt: skip
 ROWS = [(text, LABELS[row % 3]) for row, text in enumerate(TEXTS)]
-
-
-@contextmanager
-def refused(*parts):
-    """The block raises an `InputError` of one line that contains all `parts` and names a cure."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert "\n" not in message and ": " in message
-    assert all(str(part) in message for part in parts), message
 
 
 def as_csv(rows):

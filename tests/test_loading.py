@@ -18,15 +18,6 @@ NAMES = ["体育", "财经", "科技"]
 TINY = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine two threads wait for each other far longer than these tensors take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "checkpoint"

@@ -20,15 +20,6 @@ from kd_trainer.tokenization import build_tokenizer
 MAX_LENGTH = 16
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine two threads wait for each other far longer than these tensors take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def teacher(make_teacher):
     return make_teacher()
