@@ -29,8 +29,11 @@ DISTILLATION_SETTINGS = {
     *(field.name for field in dataclasses.fields(TeacherArguments)), "alpha", "temperature", "kd_loss", "output_dir",
     "overwrite_output_dir", "resume_from_checkpoint", "predict_file", "predict_output",
 }  # fmt: skip
-# Settings of the command line that also hold for a teacher that is trained first: the data, and where to run.
-SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - {"max_seq_length"} | {"use_cpu"}
+# Settings of the command line that also hold for a teacher that is trained first: the data, where to run, what to show.
+SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - {"max_seq_length"} | {
+    "use_cpu",
+    "disable_tqdm",
+}
 
 
 @dataclass

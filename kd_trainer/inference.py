@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm  # a bar that --disable_tqdm silences with all the others
 
 from .errors import InputError
 

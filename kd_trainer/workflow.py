@@ -108,6 +108,9 @@ def set_logging(args):
     logging.getLogger("kd_trainer").setLevel(level)
     for library in (transformers, datasets):
         library.utils.logging.set_verbosity(max(level, logging.WARNING))
+    if args.disable_tqdm or args.process_index != 0:
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
 
 
 def start_run(settings, args, data_args, run_args):
@@ -200,6 +203,8 @@ def train_model(run, trainer, data):
         `float`: Seconds of training, those before a resumed checkpoint included.
     """
     claim_output_dir(run.settings, run.args, run.checkpoint, data.digest())
+    model = f"{type(trainer.model).__name__} of {trainer.model.num_parameters():,} parameters"
+    logger.info(f"{type(trainer).__name__}: {model}, {len(trainer.train_dataset)} rows, into {run.output_dir}")
     clock = TrainingClock(run.checkpoint)
     trainer.add_callback(clock)
     result = trainer.train(resume_from_checkpoint=run.checkpoint)
