@@ -1,6 +1,5 @@
 """An output folder belongs to one run: found finished, taken up where it was killed, or made this run's own."""
 
-import fcntl
 import json
 import logging
 import shutil
@@ -12,6 +11,11 @@ import yaml
 from transformers import TrainerCallback
 
 from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: two runs in one folder are then not noticed
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +181,7 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
 
 def lock(folder):
     """Keeps a second process out of `folder` as long as this one lives; the system lets go of it even after a kill."""
-    if folder.resolve() in locked:
+    if fcntl is None or folder.resolve() in locked:
         return
     file = (folder / LOCK).open("w")
     try:
