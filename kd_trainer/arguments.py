@@ -261,7 +261,8 @@ def check_arguments(settings, args, data_args, run_args):
     if run_args.predict_output == "":
         raise InputError("--predict_output is empty: name a .csv, .json or .jsonl file")
     if to_write and not settings.get("output_dir"):
-        raise InputError("no --output_dir: name the folder for the model and its report")
+        what = "name the folder for the model and its report" if scored else "name it, or a --predict_output"
+        raise InputError(f"no --output_dir: {what}")
     if not (scored or run_args.predict_file is not None or run_args.predict_text is not None):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, --predict_file or --predict_text")
     if args.fp16 and args.device.type == "cpu":

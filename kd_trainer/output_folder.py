@@ -25,18 +25,19 @@ locked = {}
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
 DIGEST, LOCK = "_data.sha256", "_lock"  # a leading _ keeps them off the hub
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
-SECRET_SETTINGS = {"hub_token"}
+# Not kept: a secret, and what only makes sense once.
+UNKEPT_SETTINGS = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"}
 # Settings that may change when a killed run is taken up again: they do not change what it computes.
 FREE_SETTINGS = {
-    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "disable_tqdm", "log_level", "logging_steps",
+    "output_dir", "disable_tqdm", "log_level", "logging_steps",
     "report_to", "predict_file", "predict_text", "predict_output", "do_eval", "do_predict", "teacher_cache_dir",
-    "teacher_batch_size", "compare_student", "push_to_hub", "hub_model_id", "hub_token",
+    "teacher_batch_size", "compare_student", "push_to_hub", "hub_model_id", "use_cpu",
 }  # fmt: skip
 
 
 def plain(settings):
-    """Settings as YAML and JSON can hold them, without those that nobody else may read."""
-    public = {name: value for name, value in settings.items() if name not in SECRET_SETTINGS}
+    """Settings as YAML and JSON can hold them, without those that are not to be kept."""
+    public = {name: value for name, value in settings.items() if name not in UNKEPT_SETTINGS}
     return json.loads(json.dumps(public, default=str))
 
 

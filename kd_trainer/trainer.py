@@ -7,6 +7,7 @@ mixed precision, DDP, checkpoints, callbacks, search) is the Trainer's own and i
 """
 
 import inspect
+import logging
 
 import torch
 from accelerate.utils import find_batch_size
@@ -16,7 +17,11 @@ from transformers.trainer_utils import has_length
 
 from .arguments import DistillationTrainingArguments
 from .batches import TEACHER_PREFIX, DistillationCollator
+from .loading import named_labels
 from .losses import kl_distillation_loss, logit_mse_loss, task_loss
+from .teacher import align_labels
+
+logger = logging.getLogger(__name__)
 
 
 class ClassificationTrainer(Trainer):
@@ -91,10 +96,9 @@ class DistillationTrainer(ClassificationTrainer):
     Args:
         model (`PreTrainedModel`): The student; `model_init` works too.
         args ([`DistillationTrainingArguments`]): `alpha`, `temperature`, `kd_loss` and all of `TrainingArguments`.
-        teacher (`PreTrainedModel`, *optional*): Its labels must be the student's, in the same order, or `teacher_order`
-            must say where they are.
+        teacher (`PreTrainedModel`, *optional*): Frozen. Its labels are matched to the student's by name.
         teacher_order (`list[int]`, *optional*): `teacher_logits[:, teacher_order]` is in the student's order (see
-            [`kd_trainer.align_labels`]). Not applied to a `teacher_logits` column.
+            [`kd_trainer.align_labels`]), where names do not say it. Not applied to a `teacher_logits` column.
         teacher_processing_class (`PreTrainedTokenizerBase`, *optional*): Pads the `teacher_` columns.
         kwargs: As `transformers.Trainer`. The default collator is [`DistillationCollator`].
 
@@ -129,6 +133,10 @@ class DistillationTrainer(ClassificationTrainer):
         super().__init__(model, args, **kwargs)
         self.teacher = teacher
         self.teacher_order = teacher_order
+        # A teacher with a tokenizer of its own cannot read the student's ids.
+        self.teacher_has_own_tokens = teacher_processing_class not in (None, kwargs.get("processing_class"))
+        if teacher is not None and teacher_order is None:
+            self.teacher_order = self.match_labels()
         if teacher is not None:
             # Not prepared by the accelerator: without gradients it needs no wrapper, and a second prepared model would
             # be saved and counted with the student.
@@ -141,6 +149,20 @@ class DistillationTrainer(ClassificationTrainer):
                 f"kd_loss 'kl' compares labels that exclude each other, not {self.problem_type}: use 'mse'"
             )
         self.part_sums = {"train": None, "eval": None}
+
+    def match_labels(self):
+        """
+        Where the teacher has the student's labels, by name; None when nothing is to be re-ordered.
+
+        Raises:
+            `InputError` (a `ValueError`): When both name their labels and the names differ.
+        """
+        teacher_names, student_names = named_labels(self.teacher.config), named_labels(self.model.config)
+        if teacher_names and student_names:
+            return align_labels(teacher_names, student_names)
+        if teacher_names or student_names:
+            logger.warning("only one of teacher and student names its labels: they are matched by position")
+        return None
 
     def count_rows(self, inputs):
         # A row without a label counts too: it has the teacher's part.
@@ -170,6 +192,11 @@ class DistillationTrainer(ClassificationTrainer):
         Returns:
             `torch.Tensor` of shape `(batch_size, num_labels)`, float32, in the student's label order.
         """
+        if not teacher_inputs and self.teacher_has_own_tokens:
+            raise ValueError(
+                "the teacher has a tokenizer of its own and the rows have no teacher_input_ids: make them with "
+                "kd_trainer.tokenize(dataset, tokenizer, max_length, teacher_tokenizer, teacher_max_length)"
+            )
         with self.accelerator.autocast():
             logits = self.teacher(**(teacher_inputs or inputs)).logits.float()
         return logits if self.teacher_order is None else logits[:, self.teacher_order]

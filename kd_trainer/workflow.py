@@ -123,6 +123,8 @@ def start_run(settings, args, data_args, run_args):
     Raises:
         `InputError`: For flags that do not go together, or an output folder that holds another run.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.world_size == 1:
+        raise InputError("several processes were launched and each sees only itself: without a GPU add --use_cpu")
     set_logging(args)
     check_arguments(settings, args, data_args, run_args)
     if args.device.type == "cpu":

@@ -6,13 +6,15 @@ import gc
 import numpy as np
 import pytest
 import torch
+from conftest import LABEL_NAMES
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, hyperparameter_search
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from kd_trainer.arguments import DistillationTrainingArguments
-from kd_trainer.batches import DistillationCollator
+from kd_trainer.batches import DistillationCollator, tokenize
+from kd_trainer.loading import describe_labels
 from kd_trainer.trainer import ClassificationTrainer, DistillationTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -587,3 +589,34 @@ def test_hyperparameter_search_tries_alphas(lab, monkeypatch):
     with torch.no_grad():
         kd = distillation(lab.logits(student, 32), lab.teacher_logits[:32], "kl", 4.0).mean()
     assert losses[0]["eval_kd_loss"] == pytest.approx(float(kd), rel=1e-4)
+
+
+def test_online_teacher_is_matched_by_label_names(make_student, make_teacher, tokenizer, rows, tmp_path):
+    dataset = tokenize(Dataset.from_dict({"text": rows[0], "labels": rows[1]}), tokenizer, 16)
+    args = DistillationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+
+    def losses(teacher):
+        trainer = DistillationTrainer(make_student(), args, teacher=teacher, processing_class=tokenizer)
+        return trainer.evaluate(dataset)["eval_kd_loss"]
+
+    teacher, turned = make_teacher(), make_teacher()
+    order = [2, 0, 1]
+    turned.classifier.load_state_dict({name: value[order] for name, value in teacher.classifier.state_dict().items()})
+    turned.config.update(describe_labels([LABEL_NAMES[index] for index in order]))
+    assert losses(turned) == pytest.approx(losses(teacher), rel=1e-5)
+    turned.config.update(describe_labels(["甲", "乙", "丙"]))
+    with pytest.raises(ValueError, match="teacher has labels"):
+        losses(turned)
+
+
+def test_teacher_with_another_tokenizer_never_reads_the_students_ids(
+    make_student, make_teacher, tokenizer, teacher_tokenizer, rows, tmp_path
+):
+    dataset = tokenize(Dataset.from_dict({"text": rows[0], "labels": rows[1]}), tokenizer, 16)
+    args = DistillationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = DistillationTrainer(
+        make_student(), args, teacher=make_teacher(), processing_class=tokenizer,
+        teacher_processing_class=teacher_tokenizer, train_dataset=dataset,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no teacher_input_ids"):
+        trainer.train()
