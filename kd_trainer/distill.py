@@ -96,7 +96,7 @@ def find_teacher(run, teacher_args, given, parser, train_teacher):
         raise InputError(f"{recipe} names no output_dir: add it, or give --teacher_name_or_path")
     for folder in (run.output_dir, alone_dir(run)):
         check_sources(folder, [name])
-    if teacher_args.teacher_cache_dir is not None:
+    if teacher_args.teacher_cache_dir is not None and run.args.process_index == 0:
         check_writable(Path(teacher_args.teacher_cache_dir), "--teacher_cache_dir")
     if recipe is None:
         return name

@@ -1,5 +1,6 @@
 """An output folder belongs to one run: found finished, taken up where it was killed, or made this run's own."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -55,7 +56,8 @@ def differing_settings(folder, settings):
 
 def check_writable(folder, flag):
     """
-    Refuses a folder that cannot be made or written, and leaves nothing behind.
+    Refuses a folder that cannot be made or written, and leaves nothing behind. For the first process of a run alone: a
+    second one would have the folder removed under its hands.
 
     Args:
         folder (`Path`): It need not exist.
@@ -72,7 +74,7 @@ def check_writable(folder, flag):
         raise InputError(f"{flag} {str(folder)!r} cannot be written ({reason}): choose another") from None
     finally:
         for path in missing:
-            if path.is_dir():
+            with contextlib.suppress(OSError):  # not made, or another run has begun to use it
                 path.rmdir()
 
 
@@ -118,7 +120,8 @@ def find_checkpoint(folder, settings, args, overwrite):
             unknown origin; and for a checkpoint of another folder.
     """
     cure = "choose another --output_dir, or replace it with --overwrite_output_dir"
-    check_writable(folder, "--output_dir")
+    if args.process_index == 0:
+        check_writable(folder, "--output_dir")
     wanted = args.resume_from_checkpoint
     if wanted is not None:
         if not (Path(wanted) / CHECKPOINT_STATE).is_file() or folder.resolve() not in Path(wanted).resolve().parents:

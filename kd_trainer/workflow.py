@@ -135,6 +135,7 @@ def start_run(settings, args, data_args, run_args):
     run = Run(settings, args, data_args, run_args)
     if run_args.predict_file is not None:
         check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
+    if run_args.predict_file is not None and args.process_index == 0:
         check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
