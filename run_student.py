@@ -6,7 +6,7 @@ Train a student on the labels alone, or use one that is trained.
     python run_student.py --model_name_or_path outputs/demo/distilled --predict_text 股市大涨
 """
 
-from kd_trainer.arguments import ClassifierTrainingArguments, DataArguments, RunArguments, StudentArguments
+from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, RunArguments, StudentArguments
 from kd_trainer.building import get_student
 from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
 from kd_trainer.workflow import get_data, run_alone, run_console, start_run
@@ -14,7 +14,7 @@ from kd_trainer.workflow import get_data, run_alone, run_console, start_run
 
 def make_parser():
     """The [`ScriptParser`] of this script."""
-    dataclasses = (StudentArguments, DataArguments, RunArguments, ClassifierTrainingArguments)
+    dataclasses = (StudentArguments, DataArguments, RunArguments, AdversarialTrainingArguments)
     return ScriptParser(dataclasses, STUDENT_DEFAULTS, description=__doc__)
 
 

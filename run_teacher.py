@@ -5,7 +5,7 @@ Fine-tune a teacher: any sequence classifier of `transformers`.
     python run_teacher.py recipes/demo/teacher.yaml
 """
 
-from kd_trainer.arguments import ClassifierTrainingArguments, DataArguments, ModelArguments, RunArguments
+from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, ModelArguments, RunArguments
 from kd_trainer.building import get_transformer
 from kd_trainer.recipes import ScriptParser
 from kd_trainer.workflow import get_data, run_alone, run_console, start_run
@@ -13,7 +13,7 @@ from kd_trainer.workflow import get_data, run_alone, run_console, start_run
 
 def make_parser():
     """The [`ScriptParser`] of this script."""
-    dataclasses = (ModelArguments, DataArguments, RunArguments, ClassifierTrainingArguments)
+    dataclasses = (ModelArguments, DataArguments, RunArguments, AdversarialTrainingArguments)
     return ScriptParser(dataclasses, description=__doc__)
 
 

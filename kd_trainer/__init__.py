@@ -4,10 +4,13 @@ import importlib
 
 # Where each public name lives. Loaded on first use: `--help` need not wait for all of it.
 EXPORTS = {
+    "AdversarialTrainer": "trainer",
+    "AdversarialTrainingArguments": "arguments",
+    "Attack": "adversarial",
     "BiLSTMConfig": "modeling_bilstm",
     "BiLSTMForSequenceClassification": "modeling_bilstm",
     "ClassificationMetrics": "metrics",
-    "ClassificationTrainer": "trainer",
+    "ClassificationTrainer": "base_trainer",
     "DistillationCollator": "batches",
     "DistillationTrainer": "trainer",
     "DistillationTrainingArguments": "arguments",

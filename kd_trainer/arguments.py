@@ -6,6 +6,7 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
+from .adversarial import Attack
 from .errors import InputError
 
 
@@ -185,22 +186,82 @@ class RunArguments:
         default=None,
         metadata={"help": "Where --predict_file writes: .csv, .json or .jsonl. Default: OUTPUT_DIR/predictions.csv."},
     )
+    eval_robustness: bool = field(
+        default=False,
+        metadata={
+            "help": "Also report the accuracy under FGM and PGD on the embeddings and under typing errors in the text."
+        },
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace another run in --output_dir instead of refusing it."}
     )
 
 
 @dataclass
-class ClassifierTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` under a heading of their own in `--help`."""
+class AdversarialTrainingArguments(TrainingArguments):
+    """
+    `transformers.TrainingArguments` for [`AdversarialTrainer`], which adds to a batch's loss the same loss on perturbed
+    embeddings (see [`kd_trainer.adversarial.Attack`]).
 
-    _argument_group_name = "training, as transformers.TrainingArguments"
+    Args:
+        adversarial (`str`, *optional*, defaults to `"none"`): `"fgm"`, `"pgd"` or `"freelb"` perturb.
+        adversarial_epsilon (`float`, *optional*, defaults to 1.0): Largest L2 norm of a perturbation.
+        adversarial_alpha (`float`, *optional*, defaults to 0.3): Size of a step of PGD and FreeLB.
+        adversarial_steps (`int`, *optional*, defaults to 3): Steps of PGD and FreeLB.
+        adversarial_start (`float`, *optional*, defaults to 0.0): Share of the training before it sets in, in [0, 1).
+        adversarial_scope (`str`, *optional*, defaults to `"example"`): What has that norm, `"example"` or `"matrix"`.
+
+    Raises:
+        `InputError` (a `ValueError`): For a value that does not exist or is out of range.
+    """
+
+    _argument_group_name = "training, as transformers.TrainingArguments, and adversarial training"
+
+    adversarial: Literal["none", "fgm", "pgd", "freelb"] = field(
+        default="none",
+        metadata={"help": "Train on perturbed embeddings too: 'fgm' in one step, 'pgd' and 'freelb' in several."},
+    )
+    adversarial_epsilon: float = field(
+        default=1.0, metadata={"help": "Largest L2 norm of a perturbation, in units of the embeddings."}
+    )
+    adversarial_alpha: float = field(default=0.3, metadata={"help": "'pgd', 'freelb': size of a step."})
+    adversarial_steps: int = field(
+        default=3, metadata={"help": "'pgd', 'freelb': steps; the first one of 'freelb' is over clean embeddings."}
+    )
+    adversarial_start: float = field(
+        default=0.0, metadata={"help": "Share of the training before the perturbation sets in, 0 to below 1."}
+    )
+    adversarial_scope: Literal["example", "matrix"] = field(
+        default="example",
+        metadata={"help": "What the norm is of: one 'example', or the batch's change of the embedding 'matrix'."},
+    )
+
+    def attack(self):
+        """What `adversarial` names, an [`Attack`] or None."""
+        if self.adversarial == "none":
+            return None
+        return Attack(
+            self.adversarial,
+            self.adversarial_epsilon,
+            self.adversarial_alpha,
+            self.adversarial_steps,
+            self.adversarial_scope,
+        )
+
+    def __post_init__(self):
+        try:
+            self.attack()
+        except ValueError as error:
+            raise InputError(f"--{error}") from None
+        if not 0 <= self.adversarial_start < 1:
+            raise InputError(f"--adversarial_start is {self.adversarial_start}: it must be in [0, 1)")
+        super().__post_init__()
 
 
 @dataclass
-class DistillationTrainingArguments(TrainingArguments):
+class DistillationTrainingArguments(AdversarialTrainingArguments):
     """
-    `transformers.TrainingArguments` for [`DistillationTrainer`], whose loss of a row is
+    [`AdversarialTrainingArguments`] for [`DistillationTrainer`], whose loss of a row is
     `alpha · CE + (1 − alpha) · KD`; a row without a label has the second part alone.
 
     Args:
@@ -213,7 +274,7 @@ class DistillationTrainingArguments(TrainingArguments):
         `InputError` (a `ValueError`): For an `alpha` or `temperature` out of range.
     """
 
-    _argument_group_name = "training, as transformers.TrainingArguments, and distillation"
+    _argument_group_name = "training, as transformers.TrainingArguments, adversarial training and distillation"
 
     alpha: float = field(
         default=0.2, metadata={"help": "Weight of the hard labels' cross-entropy, 0 to 1; the teacher has the rest."}

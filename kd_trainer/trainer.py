@@ -1,9 +1,9 @@
 """
-Knowledge distillation inside a `transformers.Trainer`.
+Knowledge distillation and adversarial training inside a `transformers.Trainer`.
 
-[`DistillationTrainer.compute_loss`] is the whole idea: run the student, get the teacher's logits from the batch or from
-the frozen teacher, mix the loss against the labels with the loss against the teacher. Everything else (accumulation,
-mixed precision, DDP, checkpoints, callbacks, search) is the Trainer's own and is left alone.
+[`DistillationTrainer.batch_loss`] is the whole idea: run the student, mix the loss against the labels with the loss
+against the teacher's logits, which `compute_loss` has taken from the batch or from the frozen teacher. Everything else
+(accumulation, mixed precision, DDP, checkpoints, callbacks, search) is the Trainer's own and is left alone.
 """
 
 import inspect
@@ -11,11 +11,10 @@ import logging
 
 import torch
 from accelerate.utils import find_batch_size
-from torch.utils.data import SequentialSampler
-from transformers import Trainer
-from transformers.trainer_utils import has_length
 
-from .arguments import DistillationTrainingArguments
+from .adversarial import PerturbedEmbeddings, adversarial_losses
+from .arguments import AdversarialTrainingArguments, DistillationTrainingArguments
+from .base_trainer import ClassificationTrainer
 from .batches import TEACHER_PREFIX, DistillationCollator
 from .loading import named_labels
 from .losses import kl_distillation_loss, logit_mse_loss, task_loss
@@ -24,62 +23,109 @@ from .teacher import align_labels
 logger = logging.getLogger(__name__)
 
 
-class ClassificationTrainer(Trainer):
+class AdversarialTrainer(ClassificationTrainer):
     """
-    A `Trainer` whose loss is the mean over the rows of a step, exact for any split of the step into micro-batches, and
-    whose predictions come back in the order of the data.
+    Adds to a batch's loss the same loss on embeddings that are perturbed to make it worse (see
+    [`kd_trainer.adversarial.Attack`]). The sum goes through the Trainer's one backward, so that accumulation, gradient
+    scaling, clipping and DDP need nothing special.
+
+    Logs `clean_loss` and `adversarial_loss`, whose sum is `loss`, and `adversarial_skipped`: the rows that were left
+    unperturbed at some step because their gradient was not finite. Evaluation is never perturbed.
 
     Args:
-        As `transformers.Trainer`.
+        model (`PreTrainedModel`): Any of `transformers` with `get_input_embeddings()`; `model_init` works too.
+        args ([`AdversarialTrainingArguments`]): `adversarial`, `adversarial_epsilon`, … and all of `TrainingArguments`.
+        kwargs: As `transformers.Trainer`.
+
+    Raises:
+        `ValueError`: For arguments of another class, or a mode in which the perturbation cannot work.
+
+    Example:
+
+    ```python
+    trainer = AdversarialTrainer(
+        model=model, args=AdversarialTrainingArguments("outputs", adversarial="fgm"), train_dataset=dataset
+    )
+    trainer.train()
+    ```
     """
 
-    # compute_loss returns means of micro-batches: the Trainer divides by their number.
-    loss_is_scaled_for_ga = False
+    parts = ("clean_loss", "adversarial_loss", "adversarial_skipped")
+    counted_parts = ("adversarial_skipped",)
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        # Releases before loss_is_scaled_for_ga (5.17 among them) ask this instead.
-        self.model_accepts_loss_kwargs = False
-        self.mean_micro_batch = None
+    def __init__(self, model=None, args=None, **kwargs):
+        if not isinstance(args, AdversarialTrainingArguments):
+            raise ValueError(f"args is {type(args).__name__}: pass AdversarialTrainingArguments")
+        super().__init__(model, args, **kwargs)
+        self.attack = args.attack()
+        # Not every configuration has one.
+        self.pad_token_id = getattr(self.model.config, "pad_token_id", None)
+        if self.attack is not None:
+            self.refuse_modes()
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches:
-            rows = torch.as_tensor(sum(self.count_rows(batch) for batch in batches), dtype=torch.float32, device=device)
-            # Over all processes: each has as many micro-batches, not as many rows.
-            self.mean_micro_batch = self.accelerator.reduce(rows, reduction="mean") / len(batches)
-        return batches, num_items
+    def refuse_modes(self):
+        """
+        Raises:
+            `ValueError`: Where an embedding hook or a second forward in a step cannot work.
+        """
+        args = self.args
+        reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
+        refused = {
+            "torch's DataParallel, whose replicas share one perturbation: launch with torchrun": args.n_gpu > 1,
+            "--torch_compile, which would not see the perturbation: leave it out": args.torch_compile,
+            "reentrant --gradient_checkpointing, which takes no torch.autograd.grad: set use_reentrant to false": (
+                args.gradient_checkpointing and reentrant
+            ),
+            "FSDP, which shards the parameters: use DDP": self.is_fsdp_enabled,
+            "DeepSpeed, which shards or copies the parameters: use DDP": self.is_deepspeed_enabled,
+        }
+        for what, is_so in refused.items():
+            if is_so:
+                raise ValueError(f"adversarial {args.adversarial} cannot work with {what}")
 
-    def count_rows(self, inputs):
-        """Rows that a batch's mean loss is over: a model of `transformers` leaves those with label −100 out."""
-        labels = inputs.get("labels")
-        if labels is None or labels.dim() != 1 or labels.is_floating_point():
-            return find_batch_size(inputs)
-        return (labels != -100).sum()
-
-    def scale_loss(self, model, rows, loss):
-        """A micro-batch's mean, weighted by its share of the step's rows: micro-batches need not be equally large."""
-        if not model.training or self.mean_micro_batch is None:
-            return loss
-        share = torch.as_tensor(rows / self.mean_micro_batch, device=loss.device)
-        # The mean over no row is not a number.
-        return torch.where(share > 0, loss * share, 0.0)
+    def attack_is_on(self):
+        """Whether training has come to the share of its steps from which batches are perturbed."""
+        return self.attack is not None and self.state.global_step >= self.args.adversarial_start * self.state.max_steps
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Counted first: label smoothing takes the labels out of the inputs.
+        if not (model.training and self.attack_is_on()):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows = self.count_rows(inputs)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        loss = self.scale_loss(model, rows, loss)
+        outputs, parts = None, None
+
+        def forward():
+            nonlocal outputs, parts
+            loss, *rest = self.batch_loss(model, inputs)
+            if outputs is None:  # the clean pass comes first, and is the one that is reported
+                outputs, parts = rest
+            return self.scale_loss(model, rows, loss)
+
+        unwrapped = self.accelerator.unwrap_model(model)
+        scaler = self.accelerator.scaler
+        with PerturbedEmbeddings(
+            unwrapped.get_input_embeddings(),
+            inputs.get("attention_mask"),
+            self.pad_token_id,
+            self.attack.scope,
+        ) as perturbed:
+            clean, adversarial, skipped = adversarial_losses(
+                self.attack,
+                perturbed,
+                forward,
+                [parameter for parameter in unwrapped.parameters() if parameter.requires_grad],
+                scale=1.0 if scaler is None else scaler.scale(torch.ones((), device=self.args.device)),
+            )
+        # Back from a share of the step to a sum over rows.
+        to_rows = 1.0 if self.mean_micro_batch is None else self.mean_micro_batch
+        parts["clean_loss"] = (clean * to_rows, rows)
+        parts["adversarial_loss"] = (adversarial * to_rows, rows)
+        parts["adversarial_skipped"] = (skipped.float().mean() * rows, rows)
+        self.record_parts(model, parts)
+        loss = clean + adversarial
         return (loss, outputs) if return_outputs else loss
 
-    def _get_eval_sampler(self, eval_dataset):
-        # The Trainer also groups evaluation by length; its predictions would then not pair with the rows.
-        if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
-            return None
-        return SequentialSampler(eval_dataset)
 
-
-class DistillationTrainer(ClassificationTrainer):
+class DistillationTrainer(AdversarialTrainer):
     """
     Trains a student on the labels and on what a teacher says, `alpha · task loss + (1 − alpha) · distillation loss` for
     every row; a row without a label (−100, or none in the batch) has the second part alone.
@@ -91,7 +137,8 @@ class DistillationTrainer(ClassificationTrainer):
     3. `teacher`, run on the student's own columns, when both share a tokenizer.
 
     Evaluation without any of them has the task loss alone. Both parts are logged as `task_loss` and `kd_loss`, with the
-    prefix of the evaluation where it has one.
+    prefix of the evaluation where it has one. With `adversarial`, the perturbed pass has the same loss against the same
+    teacher's logits; the two parts are those of the clean pass.
 
     Args:
         model (`PreTrainedModel`): The student; `model_init` works too.
@@ -121,6 +168,8 @@ class DistillationTrainer(ClassificationTrainer):
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
     """
 
+    parts = (*AdversarialTrainer.parts, "task_loss", "kd_loss")
+
     def __init__(
         self, model=None, args=None, *, teacher=None, teacher_order=None, teacher_processing_class=None, **kwargs
     ):
@@ -148,7 +197,6 @@ class DistillationTrainer(ClassificationTrainer):
             raise ValueError(
                 f"kd_loss 'kl' compares labels that exclude each other, not {self.problem_type}: use 'mse'"
             )
-        self.part_sums = {"train": None, "eval": None}
 
     def match_labels(self):
         """
@@ -167,10 +215,6 @@ class DistillationTrainer(ClassificationTrainer):
     def count_rows(self, inputs):
         # A row without a label counts too: it has the teacher's part.
         return find_batch_size(inputs)
-
-    def train(self, *args, **kwargs):
-        self.part_sums["train"] = None
-        return super().train(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -202,19 +246,25 @@ class DistillationTrainer(ClassificationTrainer):
         return logits if self.teacher_order is None else logits[:, self.teacher_order]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        student_inputs = {name: value for name, value in inputs.items() if not name.startswith(TEACHER_PREFIX)}
+        # Once for every batch: a perturbed student is compared with the same teacher, whose input nobody perturbs.
+        batch = {name: value for name, value in inputs.items() if not name.startswith(TEACHER_PREFIX)}
         teacher_inputs = {
             name.removeprefix(TEACHER_PREFIX): value
             for name, value in inputs.items()
             if name.startswith(TEACHER_PREFIX) and name != "teacher_logits"
         }
-        labels = student_inputs.pop("labels", None)
         teacher_logits = inputs.get("teacher_logits")
         if teacher_logits is None and self.teacher is not None:
-            teacher_logits = self.run_teacher(student_inputs, teacher_inputs)
+            unlabelled = {name: value for name, value in batch.items() if name != "labels"}
+            teacher_logits = self.run_teacher(unlabelled, teacher_inputs)
         elif teacher_logits is None and model.training:
             raise ValueError("neither a teacher_logits column nor a teacher: pass teacher= or add the column")
+        batch["teacher_logits"] = teacher_logits
+        return super().compute_loss(model, batch, return_outputs, num_items_in_batch)
 
+    def batch_loss(self, model, inputs):
+        student_inputs = dict(inputs)
+        labels, teacher_logits = student_inputs.pop("labels", None), student_inputs.pop("teacher_logits")
         outputs = model(**student_inputs)
         student_logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         rows = len(student_logits)
@@ -223,17 +273,13 @@ class DistillationTrainer(ClassificationTrainer):
         if labels is not None:
             task = task_loss(student_logits, labels, self.problem_type, self.args.label_smoothing_factor)
             labelled = (labels.reshape(rows, -1) != -100).all(dim=-1).sum()
-        if teacher_logits is None:
-            losses, kd = task, None
-        else:
+        losses, parts = task, {"task_loss": (task.sum(), labelled)}
+        if teacher_logits is not None:
             kd = self.distillation_loss(student_logits, teacher_logits)
             losses = self.args.alpha * task + (1 - self.args.alpha) * kd
-        self.record_parts("train" if model.training else "eval", task, labelled, kd)
-
-        loss = self.scale_loss(model, rows, losses.mean())
-        if not return_outputs:
-            return loss
-        return loss, outputs if isinstance(outputs, dict) else (loss, *outputs)
+            parts["kd_loss"] = (kd.sum(), rows)
+        loss = losses.mean()
+        return loss, outputs if isinstance(outputs, dict) else (loss, *outputs), parts
 
     def distillation_loss(self, student_logits, teacher_logits):
         """The loss that `--kd_loss` names: two `(batch_size, num_labels)` logits to `(batch_size,)` values."""
@@ -246,34 +292,3 @@ class DistillationTrainer(ClassificationTrainer):
             # Without labels the Trainer calls the model itself, which knows no teacher columns.
             inputs = {name: value for name, value in inputs.items() if not name.startswith(TEACHER_PREFIX)}
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def record_parts(self, mode, task, labelled, kd):
-        """Adds a batch to the sums of both parts, on the device: reading them here would make it wait."""
-        kd_sum, kd_rows = (0.0, 0) if kd is None else (kd.detach().sum(), len(kd))
-        values = [task.detach().sum(), labelled, kd_sum, kd_rows]
-        sums = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=task.device) for value in values])
-        self.part_sums[mode] = sums if self.part_sums[mode] is None else self.part_sums[mode] + sums
-
-    def take_parts(self, mode, prefix=""):
-        """Means of both parts since the last call, over all processes: `dict[str, float]`."""
-        sums, self.part_sums[mode] = self.part_sums[mode], None
-        if sums is None:
-            return {}
-        task_sum, task_rows, kd_sum, kd_rows = self.accelerator.reduce(sums, reduction="sum").tolist()
-        parts = {}
-        if task_rows:
-            parts[f"{prefix}task_loss"] = task_sum / task_rows
-        if kd_rows:
-            parts[f"{prefix}kd_loss"] = kd_sum / kd_rows
-        return parts
-
-    def log(self, logs, start_time=None):
-        if "loss" in logs:
-            logs = {**logs, **self.take_parts("train")}
-        super().log(logs, start_time)
-
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        self.part_sums["eval"] = None
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(self.take_parts("eval", f"{metric_key_prefix}_"))
-        return output

@@ -41,7 +41,7 @@ from .report import (
     write_json,
     write_predictions,
 )
-from .trainer import ClassificationTrainer
+from .trainer import AdversarialTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
     labelled = [row for row, label in enumerate(train["labels"]) if label != NO_LABEL]
     validation = data.splits.get("validation")
     trainer = build_trainer(
-        ClassificationTrainer,
+        AdversarialTrainer,
         model=model,
         args=run.args,
         train_dataset=tokenize(train.select(labelled), tokenizer, max_length),

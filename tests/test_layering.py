@@ -8,9 +8,10 @@ import pytest
 import kd_trainer
 
 LAYERS = [
-    {"errors", "losses", "metrics", "modeling_bilstm", "tokenization", "arguments", "recipes", "files", "inference"},
+    {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "modeling_bilstm", "tokenization"}
+    | {"arguments", "recipes", "files", "inference"},
     {"batches", "data", "loading", "building", "teacher", "output_folder"},
-    {"trainer"},
+    {"base_trainer", "trainer"},
     {"report", "workflow", "distill"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

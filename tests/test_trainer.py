@@ -13,9 +13,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from kd_trainer.arguments import DistillationTrainingArguments
+from kd_trainer.base_trainer import ClassificationTrainer
 from kd_trainer.batches import DistillationCollator, tokenize
 from kd_trainer.loading import describe_labels
-from kd_trainer.trainer import ClassificationTrainer, DistillationTrainer
+from kd_trainer.trainer import DistillationTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 PLAIN_SGD = {

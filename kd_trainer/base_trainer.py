@@ -1,0 +1,122 @@
+"""A `Trainer` whose loss is exact for rows, whose predictions keep their order, which logs the parts of its loss."""
+
+import torch
+from accelerate.utils import find_batch_size
+from torch.utils.data import SequentialSampler
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+
+class ClassificationTrainer(Trainer):
+    """
+    A `Trainer` whose loss is the mean over the rows of a step, exact for any split of the step into micro-batches, and
+    whose predictions come back in the order of the data.
+
+    A subclass with a loss of its own overrides [`batch_loss`]; parts of it that it returns are in the logs.
+
+    Args:
+        As `transformers.Trainer`.
+    """
+
+    # compute_loss returns means of micro-batches: the Trainer divides by their number.
+    loss_is_scaled_for_ga = False
+    # The parts of the loss that are logged, as means over rows; a fixed list, because processes add theirs up in order.
+    parts = ()
+    # Those of them that are logged as a number of rows instead.
+    counted_parts = ()
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Releases before loss_is_scaled_for_ga (5.17 among them) ask this instead.
+        self.model_accepts_loss_kwargs = False
+        self.mean_micro_batch = None
+        self.part_sums = {"train": None, "eval": None}
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            rows = torch.as_tensor(sum(self.count_rows(batch) for batch in batches), dtype=torch.float32, device=device)
+            # Over all processes: each has as many micro-batches, not as many rows.
+            self.mean_micro_batch = self.accelerator.reduce(rows, reduction="mean") / len(batches)
+        return batches, num_items
+
+    def count_rows(self, inputs):
+        """Rows that a batch's mean loss is over: a model of `transformers` leaves those with label −100 out."""
+        labels = inputs.get("labels")
+        if labels is None or labels.dim() != 1 or labels.is_floating_point():
+            return find_batch_size(inputs)
+        return (labels != -100).sum()
+
+    def scale_loss(self, model, rows, loss):
+        """A micro-batch's mean, weighted by its share of the step's rows: micro-batches need not be equally large."""
+        if not model.training or self.mean_micro_batch is None:
+            return loss
+        share = torch.as_tensor(rows / self.mean_micro_batch, device=loss.device)
+        # The mean over no row is not a number.
+        return torch.where(share > 0, loss * share, 0.0)
+
+    def batch_loss(self, model, inputs):
+        """
+        The mean loss of a batch. It may be called several times on the same batch and leaves `inputs` as they are.
+
+        Args:
+            model (`torch.nn.Module`): As the Trainer has wrapped it.
+            inputs (`dict[str, torch.Tensor]`): With the labels.
+
+        Returns:
+            `tuple`: The loss (a scalar), the model's outputs, and the parts of the loss that are to be logged,
+            `dict[str, tuple[torch.Tensor, int]]`: the sum over rows and the number of rows of each name in `parts`.
+        """
+        # A copy: label smoothing takes the labels out.
+        loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
+        return loss, outputs, {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs, parts = self.batch_loss(model, inputs)
+        self.record_parts(model, parts)
+        loss = self.scale_loss(model, self.count_rows(inputs), loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def record_parts(self, model, parts):
+        """Adds a batch to the sums that are logged, on the device: reading them here would make it wait."""
+        if not parts:
+            return
+        mode = "train" if model.training else "eval"
+        device = self.args.device
+        rows = [parts.get(name, (0.0, 0)) for name in self.parts]
+        values = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for row in rows for value in row]
+        sums = torch.stack(values)
+        self.part_sums[mode] = sums if self.part_sums[mode] is None else self.part_sums[mode] + sums
+
+    def take_parts(self, mode, prefix=""):
+        """Means (or counts) of the parts since the last call, over all processes: `dict[str, float]`."""
+        sums, self.part_sums[mode] = self.part_sums[mode], None
+        if sums is None:
+            return {}
+        sums = self.accelerator.reduce(sums, reduction="sum").reshape(-1, 2).tolist()
+        return {
+            f"{prefix}{name}": total if name in self.counted_parts else total / rows
+            for name, (total, rows) in zip(self.parts, sums, strict=True)
+            if rows
+        }
+
+    def train(self, *args, **kwargs):
+        self.part_sums["train"] = None
+        return super().train(*args, **kwargs)
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs = {**logs, **self.take_parts("train")}
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        self.part_sums["eval"] = None
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update(self.take_parts("eval", f"{metric_key_prefix}_"))
+        return output
+
+    def _get_eval_sampler(self, eval_dataset):
+        # The Trainer also groups evaluation by length; its predictions would then not pair with the rows.
+        if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
+            return None
+        return SequentialSampler(eval_dataset)
