@@ -264,13 +264,15 @@ def distil(run, alone, teacher, student_args, data):
     teacher.model.to(run.args.device)
     with run.args.main_process_first(desc="teacher's logits"):
         teacher_logits = teacher.logits(data.splits[run.scored_split]["text"][:])
-    rows = {}
-    rows["teacher"], _ = score_model(
+    rows, logits = {}, {}
+    rows["teacher"], logits["teacher"] = score_model(
         run, teacher.model, teacher.tokenizer, data, teacher.max_length, teacher_logits, None, teacher.train_seconds
     )
     if alone is not None:
-        rows["student"], *_ = fit_and_score(alone, student_args, data, teacher, teacher_logits, taught=False)
-    rows["distilled"], logits, trainer, student, tokenizer = fit_and_score(
+        rows["student"], logits["student"], *_ = fit_and_score(
+            alone, student_args, data, teacher, teacher_logits, taught=False
+        )
+    rows["distilled"], logits["distilled"], trainer, student, tokenizer = fit_and_score(
         run, student_args, data, teacher, teacher_logits, taught=True
     )
     finish_report(run, rows, data, logits, trainer)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
-DIGEST, LOCK = "_data.sha256", "_lock"  # a leading _ keeps them off the hub
+DIGEST, LOCK, SCORED = "_data.sha256", "_lock", "_scored.safetensors"  # a leading _ keeps them off the hub
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
 # Not kept: a secret, and what only makes sense once.
 UNKEPT_SETTINGS = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"}
@@ -32,7 +32,7 @@ UNKEPT_SETTINGS = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"
 FREE_SETTINGS = {
     "output_dir", "disable_tqdm", "log_level", "logging_steps",
     "report_to", "predict_file", "predict_text", "predict_output", "do_eval", "do_predict", "teacher_cache_dir",
-    "teacher_batch_size", "compare_student", "push_to_hub", "hub_model_id", "use_cpu",
+    "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id", "use_cpu",
 }  # fmt: skip
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
 from .errors import InputError
 from .metrics import agreement, score_logits
+from .output_folder import SCORED
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
 COLUMNS = {
@@ -148,6 +150,15 @@ def format_table(rows):
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+def format_robustness(rows):
+    """A Markdown table of the rows' `robustness`, accuracies on a sample of the split reported."""
+    names = ("clean", "fgm", "pgd", "noise_5", "noise_10")
+    lines = [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for model, row in rows.items():
+        lines.append(f"| {model} | " + " | ".join(f"{row['robustness'][name]:.4f}" for name in names) + " |")
+    return "\n".join(lines)
+
+
 def format_per_class(per_class):
     """scikit-learn's per-class report, a `dict`, as lines of text."""
     lines = [f"{'precision':>20}{'recall':>10}{'f1':>10}{'rows':>8}  label"]
@@ -165,6 +176,28 @@ def write_json(path, content):
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def write_scored(folder, labels, logits):
+    """
+    Keeps what a run has answered, to compare runs text by text: labels and logits in `_scored.safetensors`.
+
+    Args:
+        folder (`Path`): The output folder.
+        labels (`np.ndarray` of shape `(num_rows,)`): Label ids.
+        logits (`dict[str, np.ndarray]`): By row of the table, `(num_rows, num_labels)`.
+    """
+    partial = folder / f"{SCORED}.partial"
+    save_file(
+        {"labels": labels, **{f"logits.{name}": np.ascontiguousarray(array) for name, array in logits.items()}}, partial
+    )
+    partial.replace(folder / SCORED)
+
+
+def read_scored(folder):
+    """What [`write_scored`] has kept: `tuple` of the labels and the logits by row."""
+    tensors = load_file(folder / SCORED)
+    return tensors.pop("labels"), {name.removeprefix("logits."): array for name, array in tensors.items()}
 
 
 def softmax(logits):

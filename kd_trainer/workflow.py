@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from transformers import TrainingArguments, set_seed
@@ -34,13 +35,16 @@ from .output_folder import (
 from .report import (
     check_prediction_file,
     format_per_class,
+    format_robustness,
     format_table,
     prediction_rows,
     result_row,
     versions,
     write_json,
     write_predictions,
+    write_scored,
 )
+from .robustness import measure_robustness
 from .trainer import AdversarialTrainer
 
 logger = logging.getLogger(__name__)
@@ -274,7 +278,7 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        finish_report(run, {role: row}, data, logits, trainer)
+        finish_report(run, {role: row}, data, {role: logits}, trainer)
     predict(run, model, tokenizer, max_length)
 
 
@@ -298,7 +302,11 @@ def score_model(run, model, tokenizer, data, max_length, logits=None, teacher_lo
     texts, labels = data.splits[run.scored_split]["text"][:], data.splits[run.scored_split]["labels"][:]
     if logits is None:
         logits = predict_logits(model, tokenizer, texts, max_length, run.args.per_device_eval_batch_size)
-    return result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logits, train_seconds), logits
+    row = result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logits, train_seconds)
+    if run.run_args.eval_robustness:
+        batch_size = run.args.per_device_eval_batch_size
+        row["robustness"] = measure_robustness(model, tokenizer, texts, labels, max_length, batch_size)
+    return row, logits
 
 
 def finish_report(run, rows, data, logits, trainer=None):
@@ -309,7 +317,7 @@ def finish_report(run, rows, data, logits, trainer=None):
         run ([`Run`]): What was done.
         rows (`dict[str, dict]`): The table's rows by their names.
         data ([`TextData`]): What it was done on.
-        logits (`np.ndarray` of shape `(num_rows, num_labels)`): Of the model that the per-class report is about.
+        logits (`dict[str, np.ndarray]`): Every row's, `(num_rows, num_labels)`; the per-class report is about the last.
         trainer (`Trainer`, *optional*): That trained it, to push.
     """
     split = run.scored_split
@@ -324,9 +332,13 @@ def finish_report(run, rows, data, logits, trainer=None):
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
             "versions": versions(),
         }
+        labels = np.asarray(data.splits[split]["labels"][:])
+        write_scored(run.output_dir, labels, logits)
         shown = f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n"
+        if run.run_args.eval_robustness:
+            shown += f"\n{format_robustness(rows)}\n"
         if split == "test":
-            report["per_class"] = per_class_report(logits, data.splits["test"]["labels"][:], data.label_names)
+            report["per_class"] = per_class_report(list(logits.values())[-1], labels, data.label_names)
             shown = f"{format_per_class(report['per_class'])}\n{shown}"
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)

@@ -10,9 +10,9 @@ import kd_trainer
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "modeling_bilstm", "tokenization"}
     | {"arguments", "recipes", "files", "inference"},
-    {"batches", "data", "loading", "building", "teacher", "output_folder"},
+    {"batches", "data", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
-    {"report", "workflow", "distill"},
+    {"report", "workflow", "distill", "compare"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent
