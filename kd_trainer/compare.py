@@ -1,7 +1,7 @@
 """
 Run a set of recipes over several seeds, and say which of them is better than the plain one.
 
-    python -m kd_trainer.compare recipes/demo/student.yaml recipes/demo/distill.yaml --seeds 1 2 3 --output_dir outputs/abc
+    python -m kd_trainer.compare recipes/demo/student.yaml recipes/demo/distill.yaml --seeds 1 2 --output_dir outputs/ab
     python -m kd_trainer.compare recipes/demo/*.yaml --output_dir outputs/quick -- --max_train_samples 500
 
 Each run has a folder of its own, OUTPUT_DIR/RECIPE/seed_N, and a log beside it. Those that are finished are not run

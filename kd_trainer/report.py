@@ -187,6 +187,7 @@ def write_scored(folder, labels, logits):
         labels (`np.ndarray` of shape `(num_rows,)`): Label ids.
         logits (`dict[str, np.ndarray]`): By row of the table, `(num_rows, num_labels)`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{SCORED}.partial"
     save_file(
         {"labels": labels, **{f"logits.{name}": np.ascontiguousarray(array) for name, array in logits.items()}}, partial

@@ -34,7 +34,9 @@ def test_every_recipe_parses(recipe):
     *_, args, settings, given = SCRIPTS[script_of(recipe)].make_parser().parse([str(recipe), "--use_cpu"])
     recipe_keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     assert set(recipe_keys) | {"use_cpu"} == set(settings) and set(given) == {"use_cpu"}
-    assert args.do_train and args.output_dir.startswith(f"outputs/{recipe.parent.name}/")
+    # A folder of its own, under the name of the recipe's.
+    folder = recipe.parent.relative_to(PROJECT / "recipes")
+    assert args.do_train and args.output_dir.startswith(f"outputs/{folder}/")
     if "teacher_recipe" in recipe_keys:
         assert script_of(PROJECT / recipe_keys["teacher_recipe"]) == "run_teacher.py"
 
