@@ -19,6 +19,7 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/lstm.py
 	$(BIN)/python benchmarks/linear.py
+	$(BIN)/python benchmarks/adversarial.py
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
