@@ -167,7 +167,7 @@ class KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        return None, None, *(None if gradient is None else gradient * grad_output for gradient in ctx.gradients)
+        return None, None, *(gradient * grad_output for gradient in ctx.gradients)
 
 
 def adversarial_losses(attack, perturbed, forward, parameters, scale=1.0):
@@ -217,4 +217,7 @@ def adversarial_losses(attack, perturbed, forward, parameters, scale=1.0):
             adversarial = adversarial + (loss if last else loss.detach()) / attack.ascents
     if not every_pass_counts:
         adversarial = loss
-    return KnownGradient.apply(clean.detach(), known, *parameters), adversarial, skipped
+    # Only parameters that have a gradient: DDP has marked those that the forward leaves out already.
+    used = [index for index, gradient in enumerate(known) if gradient is not None]
+    gradients, used = [known[index] for index in used], [parameters[index] for index in used]
+    return KnownGradient.apply(clean.detach(), gradients, *used), adversarial, skipped

@@ -49,12 +49,14 @@ class Experiment:
         script (`str`): Module that runs it.
         flags (`tuple[str]`): For every run, on top of the recipe.
         note (`str`): What the row's name must say besides.
+        teacher (`str`, *optional*): Recipe of its teacher, which is trained when it is not there.
     """
 
     recipe: Path
     script: str
     flags: tuple[str, ...]
     note: str
+    teacher: str | None = None
 
     @property
     def name(self):
@@ -102,20 +104,28 @@ def plan(recipes, flags, seeds, output_dir):
             settings.
     """
     for flag in flags:
-        if flag.split("=")[0] in ("--seed", "--output_dir"):
-            raise InputError(f"{flag.split('=')[0]} is set for every run: use --seeds and --output_dir before the --")
+        name = flag.split("=")[0].replace("-", "_").replace("__", "--", 1)  # the scripts take --output-dir, too
+        if name in ("--seed", "--output_dir"):
+            raise InputError(f"{name} is set for every run: use --seeds and --output_dir before the --")
     experiments = []
     for recipe in map(Path, recipes):
         script = find_script(recipe)
         parser = importlib.import_module(script).make_parser()
         instead = ()
-        *_, settings, _ = parser.parse([str(recipe), "--use_cpu", "--fp16=false", *flags])
-        if read_recipe(recipe).get("fp16") and not torch.cuda.is_available():
+        *_, settings, _ = parser.parse([str(recipe), *flags, "--use_cpu", "--fp16=false"])
+        given, _ = parser.read_settings(flags)
+        if given.get("fp16", read_recipe(recipe).get("fp16")) and not torch.cuda.is_available():
             instead = IN_PLACE_OF_FP16
         if not (settings.get("do_train") and settings.get("do_predict")):
             raise InputError(f"{recipe}: runs are compared on the test split: it must say do_train and do_predict")
         experiments.append(
-            Experiment(recipe, script, (*instead, *flags), "in bf16, there is no CUDA here" if instead else "")
+            Experiment(
+                recipe,
+                script,
+                (*flags, *instead),
+                "in bf16, there is no CUDA here" if instead else "",
+                settings.get("teacher_recipe"),
+            )
         )
     names = [experiment.name for experiment in experiments]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -162,7 +172,7 @@ def run_all(experiments, seeds, output_dir, jobs):
     # Two runs at once would both train a teacher that is not there: the first run with each goes ahead alone.
     first, rest, teachers = [], [], set()
     for experiment, seed in runs:
-        teacher = read_recipe(experiment.recipe).get("teacher_recipe") if jobs > 1 else None
+        teacher = experiment.teacher if jobs > 1 else None
         (rest if teacher is None or teacher in teachers else first).append((experiment, seed))
         teachers.add(teacher)
     # Threads that share a core wait for each other far longer than they save.
@@ -189,17 +199,20 @@ def collect(experiments, seeds, output_dir, baseline):
     Raises:
         `InputError`: When the runs were scored on different texts, or the baseline has no finished run.
     """
-    rows, labels = [], None
+    rows, labels, digest = [], None, None
     for experiment in experiments:
         reports, correct = {}, []
         for seed in seeds:
             folder = experiment.folder(output_dir, seed)
             if not (folder / REPORT).exists():
                 continue
-            reports[seed] = json.loads((folder / REPORT).read_text(encoding="utf-8"))[ROWS[experiment.script]]
+            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            reports[seed] = report[ROWS[experiment.script]]
             its_labels, logits = read_scored(folder)
+            its_digest = report.get("texts_sha256")
             labels = its_labels if labels is None else labels
-            if not np.array_equal(labels, its_labels):
+            digest = digest or its_digest
+            if not np.array_equal(labels, its_labels) or its_digest not in (None, digest):  # None: an older report
                 raise InputError(f"{folder} was scored on other texts: give all recipes the same test_file")
             correct.append(logits[ROWS[experiment.script]].argmax(axis=-1) == labels)
         if reports:
@@ -214,7 +227,7 @@ def collect(experiments, seeds, output_dir, baseline):
     plain = next((row for row in rows if row["name"] == baseline), None)
     if plain is None:
         raise InputError(f"the baseline {baseline} has no finished run: mend it first, its log says what is wrong")
-    seed_variance = pooled_seed_variance([row["accuracy"] for row in rows])
+    seed_variance = pooled_seed_variance([row["correct"] for row in rows])
     others = [row for row in rows if row is not plain]
     tests = [paired_test(np.array(row["correct"]), np.array(plain["correct"]), seed_variance) for row in others]
     plain["difference"] = plain["p"] = None

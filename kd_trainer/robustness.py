@@ -39,26 +39,32 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
     was_training = model.training
     model.eval()
     # cuDNN's LSTM takes no gradient in evaluation mode.
-    with torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[row] for row in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-            ).to(model.device)
-            targets = torch.tensor([labels[row] for row in rows], device=model.device)
-            pad_token_id = tokenizer.pad_token_id
-            with PerturbedEmbeddings(
-                model.get_input_embeddings(), batch.get("attention_mask"), pad_token_id
-            ) as perturbed:
-                answer = model(**batch).logits.float()
-                for _ in range(attack.ascents):
-                    loss = F.cross_entropy(answer, targets, reduction="sum")
-                    (gradient,) = torch.autograd.grad(loss, [perturbed.delta])
-                    delta, _ = attack.ascend(perturbed.delta, gradient, size * perturbed.norms)
-                    perturbed.delta = delta.requires_grad_()
+    try:
+        with torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = tokenizer(
+                    [texts[row] for row in rows],
+                    truncation=True,
+                    max_length=max_length,
+                    padding=True,
+                    return_tensors="pt",
+                ).to(model.device)
+                targets = torch.tensor([labels[row] for row in rows], device=model.device)
+                pad_token_id = tokenizer.pad_token_id
+                with PerturbedEmbeddings(
+                    model.get_input_embeddings(), batch.get("attention_mask"), pad_token_id
+                ) as perturbed:
                     answer = model(**batch).logits.float()
-            logits[rows] = answer.detach().cpu().numpy()
-    model.train(was_training)
+                    for _ in range(attack.ascents):
+                        loss = F.cross_entropy(answer, targets, reduction="sum")
+                        (gradient,) = torch.autograd.grad(loss, [perturbed.delta])
+                        delta, _ = attack.ascend(perturbed.delta, gradient, size * perturbed.norms)
+                        perturbed.delta = delta.requires_grad_()
+                        answer = model(**batch).logits.float()
+                logits[rows] = answer.detach().cpu().numpy()
+    finally:
+        model.train(was_training)
     return logits
 
 

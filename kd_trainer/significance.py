@@ -10,7 +10,8 @@ def paired_test(correct, baseline_correct, seed_variance=0.0):
     """
     Difference of two mean accuracies and its two-sided p-value, paired by text: z = mean(d) / sqrt(var(d) / n + v / s),
     where d is, for every text, the difference of the shares of runs that have it right. With one run of each and
-    `seed_variance=0` it is McNemar's test without continuity correction, up to the factor (n − 1) / n in the variance.
+    `seed_variance=0` it is McNemar's test without continuity correction but for the variance, which is taken about the
+    mean and not about 0: z² = χ² (n − 1) / (n − χ²).
 
     Args:
         correct (`np.ndarray` of shape `(num_runs, num_texts)`): Whether a run has a text right.
@@ -38,20 +39,24 @@ def paired_test(correct, baseline_correct, seed_variance=0.0):
     return difference, float(2 * norm.sf(abs(difference) / math.sqrt(variance)))
 
 
-def pooled_seed_variance(accuracies):
+def pooled_seed_variance(correct):
     """
-    Variance of a run's accuracy over seeds, pooled over rows of which each has few.
+    Variance of a model's accuracy over seeds, pooled over rows of which each has few seeds: that of the observed
+    accuracies, less what the finite number of texts adds to it, which [`paired_test`] counts already.
 
     Args:
-        accuracies (`list[list[float]]`): Of every row, one value per seed.
+        correct (`list[np.ndarray]` of shape `(num_runs, num_texts)`): Of every row, whether a run has a text right.
 
     Returns:
-        `float`: Σ (x − row mean)² / Σ (seeds − 1); 0.0 when no row has two seeds: then nothing is known of it.
+        `float`; 0.0 when no row has two seeds: then nothing is known of it.
     """
-    freedom = sum(len(row) - 1 for row in accuracies)
+    rows = [np.asarray(row, dtype=float) for row in correct if len(row) > 1]
+    freedom = sum(len(row) - 1 for row in rows)
     if not freedom:
         return 0.0
-    return sum(float(np.sum((np.asarray(row) - np.mean(row)) ** 2)) for row in accuracies) / freedom
+    between = sum((len(row) - 1) * row.mean(axis=1).var(ddof=1) for row in rows) / freedom
+    within = sum((len(row) - 1) * row.var(axis=0, ddof=1).mean() for row in rows) / freedom
+    return max(0.0, float(between - within / rows[0].shape[1]))
 
 
 def holm(p_values):

@@ -57,11 +57,15 @@ class AdversarialTrainer(ClassificationTrainer):
         if not isinstance(args, AdversarialTrainingArguments):
             raise ValueError(f"args is {type(args).__name__}: pass AdversarialTrainingArguments")
         super().__init__(model, args, **kwargs)
-        self.attack = args.attack()
         # Not every configuration has one.
         self.pad_token_id = getattr(self.model.config, "pad_token_id", None)
         if self.attack is not None:
             self.refuse_modes()
+
+    @property
+    def attack(self):
+        """What the arguments name now: a search changes them from trial to trial."""
+        return self.args.attack()
 
     def refuse_modes(self):
         """
@@ -90,7 +94,7 @@ class AdversarialTrainer(ClassificationTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not (model.training and self.attack_is_on()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        rows = self.count_rows(inputs)
+        attack, rows = self.attack, self.count_rows(inputs)
         outputs, parts = None, None
 
         def forward():
@@ -106,10 +110,10 @@ class AdversarialTrainer(ClassificationTrainer):
             unwrapped.get_input_embeddings(),
             inputs.get("attention_mask"),
             self.pad_token_id,
-            self.attack.scope,
+            attack.scope,
         ) as perturbed:
             clean, adversarial, skipped = adversarial_losses(
-                self.attack,
+                attack,
                 perturbed,
                 forward,
                 [parameter for parameter in unwrapped.parameters() if parameter.requires_grad],
@@ -119,7 +123,7 @@ class AdversarialTrainer(ClassificationTrainer):
         to_rows = 1.0 if self.mean_micro_batch is None else self.mean_micro_batch
         parts["clean_loss"] = (clean * to_rows, rows)
         parts["adversarial_loss"] = (adversarial * to_rows, rows)
-        parts["adversarial_skipped"] = (skipped.float().mean() * rows, rows)
+        parts["adversarial_skipped"] = (skipped.float().mean() * find_batch_size(inputs), rows)
         self.record_parts(model, parts)
         loss = clean + adversarial
         return (loss, outputs) if return_outputs else loss

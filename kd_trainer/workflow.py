@@ -1,6 +1,7 @@
 """One launch of a script, step by step: start, read data, train, score, write down what came out."""
 
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -327,6 +328,7 @@ def finish_report(run, rows, data, logits, trainer=None):
             "split": split,
             "labels": data.label_names,
             "data": data.facts,
+            "texts_sha256": hashlib.sha256(json.dumps(data.splits[split]["text"][:]).encode()).hexdigest(),
             "seed": run.args.seed,
             "settings": plain(run.settings),
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},

@@ -12,13 +12,16 @@ from kd_trainer.report import (
     COLUMNS,
     check_prediction_file,
     describe_model,
+    format_robustness,
     format_table,
     prediction_rows,
+    read_scored,
     result_row,
     softmax,
     versions,
     write_json,
     write_predictions,
+    write_scored,
 )
 
 LABEL_NAMES = ["体育", "财经, 股市", 'sci"ence']
@@ -182,3 +185,43 @@ def test_row_has_every_column_and_leaves_the_model_alone(make_student, tokenizer
 
 def test_versions_name_python_and_the_packages():
     assert {"python", "torch", "transformers"} <= versions().keys() and all(versions().values())
+
+
+ROBUST = {"clean": 0.91236, "fgm": 0.5, "pgd": 0.0, "noise_5": 1.0, "noise_10": 0.87654}
+
+
+def test_robustness_is_a_markdown_table_of_every_rows_accuracies():
+    table = format_robustness({"teacher": {"robustness": {"rows": 7, **ROBUST}}, "student": {"robustness": ROBUST}})
+    lines = table.split("\n")
+    assert all(line.startswith("|") and line.endswith("|") for line in lines) and set(lines[1]) == {"|", "-"}
+    assert {line.count("|") for line in lines} == {7}
+    header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in [lines[0], *lines[2:]]]
+    assert header == ["model", *ROBUST]
+    assert rows == [[name, "0.9124", "0.5000", "0.0000", "1.0000", "0.8765"] for name in ("teacher", "student")]
+
+
+def test_what_was_scored_is_read_back_bit_by_bit(tmp_path):
+    labels = np.arange(len(TEXTS)) % 3
+    logits = {
+        "teacher": LOGITS,
+        "distilled": np.asfortranarray(-LOGITS),  # of a matrix that is not row by row safetensors would mix the rows up
+        "a row. of 另一个": LOGITS[:, ::-1],
+    }
+    write_scored(tmp_path, labels, logits)
+    its_labels, its_logits = read_scored(tmp_path)
+    assert its_labels.dtype == labels.dtype and np.array_equal(its_labels, labels)
+    assert its_logits.keys() == logits.keys()
+    for name, array in logits.items():
+        assert its_logits[name].dtype == np.float32 and np.array_equal(its_logits[name], array)
+    # Underscored, so that it stays off the hub; nothing else is left.
+    assert [path.name for path in tmp_path.iterdir()] == ["_scored.safetensors"]
+
+
+def test_scored_answers_are_replaced_whole_or_not_at_all(tmp_path):
+    labels = np.arange(len(TEXTS)) % 3
+    write_scored(tmp_path, labels, {"student": LOGITS})
+    with pytest.raises(Exception, match="object"):
+        write_scored(tmp_path, labels, {"student": LOGITS.astype(object)})
+    assert np.array_equal(read_scored(tmp_path)[1]["student"], LOGITS)
+    write_scored(tmp_path, labels, {"student": 2 * LOGITS})
+    assert np.array_equal(read_scored(tmp_path)[1]["student"], 2 * LOGITS)

@@ -1,0 +1,211 @@
+"""Paired tests against McNemar's table, formulas written out, all subsets (Holm), and simulations of equal models."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import chi2, norm, ttest_rel
+
+from kd_trainer.significance import holm, paired_test, pooled_seed_variance
+
+
+def make_answers(runs, texts, seed, rate=0.8):
+    """Random answers, `(runs, texts)`: whether a run has a text right."""
+    return np.random.default_rng(seed).random((runs, texts)) < rate
+
+
+def z_squared(p):
+    return norm.isf(p / 2) ** 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_run_of_each_is_mc_nemars_test_without_continuity_correction(seed):
+    texts = 200 + 100 * seed
+    one, two = make_answers(1, texts, seed, 0.8), make_answers(1, texts, 100 + seed, 0.74)
+    better, worse = int((one & ~two).sum()), int((~one & two).sum())
+    statistic = (better - worse) ** 2 / (better + worse)
+    difference, p = paired_test(one, two)
+    assert difference == pytest.approx((better - worse) / texts)
+    # McNemar takes the variance about 0, as under the hypothesis, and this one about the mean, over n - 1: z² is
+    # χ² (n - 1) / (n - χ²), which many texts make χ² of.
+    assert z_squared(p) == pytest.approx(statistic * (texts - 1) / (texts - statistic), rel=1e-6)
+    assert p == pytest.approx(chi2.sf(statistic, 1), rel=0.1, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_seed_variance_it_is_a_paired_t_test_on_the_shares(seed):
+    one, two = make_answers(3, 400, seed), make_answers(2, 400, 50 + seed, 0.77)
+    difference, p = paired_test(one, two)
+    expected = ttest_rel(one.mean(axis=0), two.mean(axis=0))
+    assert z_squared(p) == pytest.approx(expected.statistic**2, rel=1e-6)
+    assert math.copysign(1, difference) == math.copysign(1, expected.statistic)
+
+
+@pytest.mark.parametrize("runs", [(1, 1), (3, 3), (5, 2), (1, 4)])
+@pytest.mark.parametrize("seed_variance", [0.0, 1e-5, 4e-4])
+def test_it_equals_the_formula_written_out(runs, seed_variance):
+    one, two = make_answers(runs[0], 250, 3), make_answers(runs[1], 250, 4, 0.75)
+    shares = [
+        sum(map(int, one[:, text])) / runs[0] - sum(map(int, two[:, text])) / runs[1] for text in range(one.shape[1])
+    ]
+    mean = math.fsum(shares) / 250
+    variance = math.fsum((share - mean) ** 2 for share in shares) / 249 / 250
+    variance += seed_variance / runs[0] + seed_variance / runs[1]
+    difference, p = paired_test(one, two, seed_variance)
+    assert difference == pytest.approx(mean) == pytest.approx(one.mean() - two.mean())
+    assert p == pytest.approx(math.erfc(abs(mean) / math.sqrt(2 * variance)), rel=1e-9)
+    assert isinstance(difference, float) and isinstance(p, float) and 0 <= p <= 1
+
+
+def test_exchanging_the_two_changes_the_sign_alone():
+    one, two = make_answers(3, 300, 1), make_answers(2, 300, 2)
+    for variance in (0.0, 1e-4):
+        difference, p = paired_test(one, two, variance)
+        assert difference != 0 and paired_test(two, one, variance) == (-difference, p)
+
+
+def test_the_order_of_texts_and_of_runs_does_not_matter():
+    one, two = make_answers(3, 300, 1), make_answers(2, 300, 2)
+    order = np.random.default_rng(0).permutation(300)
+    expected = pytest.approx(paired_test(one, two, 1e-4), rel=1e-9)
+    assert paired_test(one[:, order], two[:, order], 1e-4) == expected
+    assert paired_test(one[::-1], two[::-1], 1e-4) == expected
+    # It is paired: another order on one side alone does matter.
+    similar = one[:2] ^ make_answers(2, 300, 5, 0.03)
+    assert paired_test(one, similar)[1] != pytest.approx(paired_test(one, similar[:, order])[1], rel=0.01)
+
+
+@pytest.mark.parametrize("seed_variance", [0.0, 1e-3])
+def test_the_same_answers_are_no_difference(seed_variance):
+    answers = make_answers(3, 100, 0)
+    assert paired_test(answers, answers, seed_variance) == (0.0, 1.0)
+    assert paired_test(answers[0], answers[:1], seed_variance) == (0.0, 1.0)
+
+
+def test_a_difference_without_any_variance_is_certain():
+    assert paired_test(np.ones((1, 50), bool), np.zeros((1, 50), bool)) == (1.0, 0.0)
+    assert 0 < paired_test(np.ones((1, 50), bool), np.zeros((1, 50), bool), 0.1)[1] < 1
+
+
+def test_the_more_seeds_differ_the_less_is_a_difference_worth():
+    one, two = make_answers(2, 500, 7, 0.85), make_answers(2, 500, 8, 0.8)
+    p_values = [paired_test(one, two, variance)[1] for variance in (0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)]
+    assert p_values == sorted(p_values) and len(set(p_values)) == len(p_values)
+    assert {paired_test(one, two, variance)[0] for variance in (0, 1e-3)} == {paired_test(one, two)[0]}
+
+
+@pytest.mark.parametrize("shapes", [((1, 10), (1, 11)), ((3, 10), (3, 9)), ((10,), (5,)), ((2, 10), (10, 2))])
+def test_different_numbers_of_texts_are_refused(shapes):
+    with pytest.raises(ValueError, match="texts: score both on the same ones") as caught:
+        paired_test(*(np.ones(shape, bool) for shape in shapes))
+    assert "\n" not in str(caught.value)
+
+
+def simulate(generator, repeats=600, texts=400, runs=3, seed_spread=0.0, gap=0.0):
+    """
+    Yields `(answers, baseline_answers)` of two models that are equally good, but for `gap`: a text is as hard for both,
+    and a run is as good as its seed makes it.
+    """
+    for _ in range(repeats):
+        hardness = generator.beta(4, 1.2, texts)
+        models = []
+        for better in (gap, 0.0):
+            luck = generator.normal(0, seed_spread, (runs, 1)) + better
+            models.append(generator.random((runs, texts)) < np.clip(hardness + luck, 0, 1))
+        yield models
+
+
+def test_equal_models_are_told_apart_as_often_as_the_level_says():
+    found = [paired_test(*models)[1] for models in simulate(np.random.default_rng(0), 1000, runs=1)]
+    for level in (0.05, 0.2):
+        assert abs(np.mean(np.array(found) < level) - level) < 4 * math.sqrt(level * (1 - level) / len(found))
+
+
+def test_with_the_variance_of_seeds_lucky_seeds_are_no_finding():
+    spread = 0.03
+    without, known, pooled = [], [], []
+    for models in simulate(np.random.default_rng(1), seed_spread=spread):
+        without.append(paired_test(*models)[1] < 0.05)
+        # Clipping takes a little off what a run's luck does to its accuracy.
+        known.append(paired_test(*models, (0.85 * spread) ** 2)[1] < 0.05)
+        pooled.append(paired_test(*models, pooled_seed_variance(models))[1] < 0.05)
+    assert np.mean(without) > 0.12  # texts alone: seeds pass for the model
+    assert 0.02 < np.mean(known) < 0.08
+    # Four degrees of freedom are few, and z knows nothing of it.
+    assert np.mean(pooled) < 0.15
+
+
+def test_a_real_difference_is_found():
+    found = []
+    for models in simulate(np.random.default_rng(2), 200, texts=2000, seed_spread=0.003, gap=0.05):
+        difference, p = paired_test(*models, pooled_seed_variance(models))
+        found.append(p < 0.05 and difference > 0)
+    assert np.mean(found) > 0.9
+
+
+def test_pooled_variance_is_that_of_the_accuracies_less_the_chance_of_the_texts():
+    rng = np.random.default_rng(3)
+    # A row's seeds have accuracies of their own; whether a text is answered is chance besides.
+    rows = [rng.random((seeds, 400)) < rng.normal(0.8, 0.05, (seeds, 1)) for seeds in (2, 5, 3)]
+    freedom = 1 + 4 + 2
+    between = sum(((row.mean(axis=1) - row.mean()) ** 2).sum() for row in rows) / freedom
+    within = sum(((row - row.mean(axis=0)) ** 2).mean(axis=1).sum() for row in rows) / freedom
+    assert pooled_seed_variance(rows) == pytest.approx(between - within / 400)
+    single = rng.random((1, 400)) < 0.5
+    assert pooled_seed_variance([*rows, single]) == pooled_seed_variance(rows)  # one seed says nothing
+
+
+def test_pooled_variance_finds_the_spread_of_the_seeds_and_not_that_of_the_texts():
+    rng = np.random.default_rng(4)
+    for spread in (0.0, 0.02, 0.05):
+        found = []
+        for _ in range(300):
+            texts = rng.random(500) * 0.4 + 0.5  # some texts are harder, for every seed
+            rows = [rng.random((3, 500)) < texts + rng.normal(0, spread, (3, 1)) for _ in range(5)]
+            found.append(pooled_seed_variance(rows))
+        # Never below 0, so that without any spread the mean is a little above it.
+        assert np.mean(found) == pytest.approx(spread**2, rel=0.2, abs=6e-5)
+
+
+@pytest.mark.parametrize("seeds", [[], [1], [1, 1, 1]])
+def test_of_one_seed_each_nothing_is_known(seeds):
+    assert pooled_seed_variance([make_answers(runs, 50, 0) for runs in seeds]) == 0.0
+
+
+def closed_testing(p_values):
+    """
+    Holm's adjustment by its definition: a hypothesis falls when Bonferroni rejects every set of hypotheses that it
+    belongs to.
+    """
+    adjusted = []
+    for index in range(len(p_values)):
+        sets = (
+            subset
+            for size in range(1, len(p_values) + 1)
+            for subset in itertools.combinations(range(len(p_values)), size)
+            if index in subset
+        )
+        adjusted.append(max(min(1.0, len(subset) * min(p_values[i] for i in subset)) for subset in sets))
+    return adjusted
+
+
+@pytest.mark.parametrize("size", range(8))
+@pytest.mark.parametrize("largest", [1.0, 0.1])
+def test_holm_equals_closed_testing(size, largest):
+    generator = np.random.default_rng(size)
+    for _ in range(5):
+        p_values = (largest * generator.random(size)).round(2 if largest == 1.0 else 6).tolist()  # some are tied
+        adjusted = holm(p_values)
+        assert adjusted == pytest.approx(closed_testing(p_values))
+        order = generator.permutation(size)
+        assert holm([p_values[index] for index in order]) == pytest.approx([adjusted[index] for index in order])
+        assert all(p <= other <= 1 for p, other in zip(p_values, adjusted, strict=True))
+        by_size = [adjusted[index] for index in np.argsort(p_values, kind="stable")]
+        assert by_size == sorted(by_size)
+
+
+def test_holm_of_none_one_and_certain_ones():
+    assert holm([]) == [] and holm([0.03]) == [0.03] and holm([1.0, 1.0]) == [1.0, 1.0]
+    assert holm([0.0, 0.5, 0.0]) == [0.0, 0.5, 0.0]
+    assert holm([0.02, 0.02]) == [0.04, 0.04]
