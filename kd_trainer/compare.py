@@ -11,23 +11,24 @@ again, and one that was killed goes on, when the same command is given again. Wh
 import argparse
 import concurrent.futures
 import importlib
-import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from .arguments import check_sizes
+from .comparison import collect, draw, format_comparison
 from .errors import InputError
 from .output_folder import REPORT, check_writable, differing_settings
 from .recipes import read_recipe
-from .report import read_scored, write_json
-from .significance import holm, paired_test, pooled_seed_variance
+from .report import write_json
 from .workflow import run_console
 
 logger = logging.getLogger("kd_trainer.compare")  # its name with python -m, too
@@ -36,31 +37,35 @@ logger = logging.getLogger("kd_trainer.compare")  # its name with python -m, too
 ROWS = {"run_teacher": "teacher", "run_student": "student", "run_distill": "distilled"}
 # Without CUDA there is no fp16 autocast worth the name: bf16 stands for it, and the row says so.
 IN_PLACE_OF_FP16 = ("--fp16=false", "--bf16=true", "--use_cpu=true")
-ROBUSTNESS = ("fgm", "pgd", "noise_5", "noise_10")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """
-    A recipe with the seeds it is run with.
+    A recipe as it is run.
 
     Args:
         recipe (`Path`): Its file name, without the ending, is the row's name.
         script (`str`): Module that runs it.
         flags (`tuple[str]`): For every run, on top of the recipe.
-        note (`str`): What the row's name must say besides.
+        wants_fp16 (`bool`): Whether recipe and flags say fp16.
         teacher (`str`, *optional*): Recipe of its teacher, which is trained when it is not there.
     """
 
     recipe: Path
     script: str
-    flags: tuple[str, ...]
-    note: str
+    flags: tuple[str, ...] = ()
+    wants_fp16: bool = False
     teacher: str | None = None
 
     @property
     def name(self):
         return self.recipe.stem
+
+    @property
+    def row(self):
+        """What the run is about, of the rows of its report."""
+        return ROWS[self.script]
 
     def folder(self, output_dir, seed):
         return Path(output_dir) / self.name / f"seed_{seed}"
@@ -86,9 +91,33 @@ def find_script(recipe):
     return script
 
 
+def make_experiment(recipe, flags, output_dir):
+    """
+    A recipe with the flags that its runs need.
+
+    Raises:
+        `InputError`: For a recipe or flag that its script refuses, or that trains or scores nothing.
+    """
+    script = find_script(recipe)
+    parser = importlib.import_module(script).make_parser()
+    # fp16 is refused where there is no CUDA: what it is replaced by is decided below.
+    *_, settings, _ = parser.parse([str(recipe), *flags, "--use_cpu", "--fp16=false"])
+    if not (settings.get("do_train") and settings.get("do_predict")):
+        raise InputError(f"{recipe}: runs are compared on the test split: it must say do_train and do_predict")
+    given, _ = parser.read_settings(flags)
+    wants_fp16 = bool(given.get("fp16", read_recipe(recipe).get("fp16")))
+    more, teacher = (), settings.get("teacher_recipe")
+    if flags and teacher is not None and settings.get("teacher_name_or_path") is None:
+        # A teacher of its own: the flags may change what it is trained on, and others use the recipe's.
+        more = (f"--teacher_name_or_path={Path(output_dir) / 'teachers' / Path(teacher).stem}",)
+    if wants_fp16 and not torch.cuda.is_available():
+        more = (*more, *IN_PLACE_OF_FP16)
+    return Experiment(recipe, script, (*flags, *more), wants_fp16, teacher)
+
+
 def plan(recipes, flags, seeds, output_dir):
     """
-    Checks everything before the first run starts: recipes, flags, and that finished runs were run with them.
+    Checks recipes and flags, and that finished runs were run with them, before the first run starts.
 
     Args:
         recipes (`list[str]`): Files.
@@ -107,37 +136,20 @@ def plan(recipes, flags, seeds, output_dir):
         name = flag.split("=")[0].replace("-", "_").replace("__", "--", 1)  # the scripts take --output-dir, too
         if name in ("--seed", "--output_dir"):
             raise InputError(f"{name} is set for every run: use --seeds and --output_dir before the --")
-    experiments = []
-    for recipe in map(Path, recipes):
-        script = find_script(recipe)
-        parser = importlib.import_module(script).make_parser()
-        instead = ()
-        *_, settings, _ = parser.parse([str(recipe), *flags, "--use_cpu", "--fp16=false"])
-        given, _ = parser.read_settings(flags)
-        if given.get("fp16", read_recipe(recipe).get("fp16")) and not torch.cuda.is_available():
-            instead = IN_PLACE_OF_FP16
-        if not (settings.get("do_train") and settings.get("do_predict")):
-            raise InputError(f"{recipe}: runs are compared on the test split: it must say do_train and do_predict")
-        experiments.append(
-            Experiment(
-                recipe,
-                script,
-                (*flags, *instead),
-                "in bf16, there is no CUDA here" if instead else "",
-                settings.get("teacher_recipe"),
-            )
-        )
-    names = [experiment.name for experiment in experiments]
+    names = [Path(recipe).stem for recipe in recipes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"two recipes are called {', '.join(twice)}: the name of a file is that of its row")
+    experiments = [make_experiment(Path(recipe), flags, output_dir) for recipe in recipes]
     for experiment in experiments:
         parser = importlib.import_module(experiment.script).make_parser()
+        # Another machine may have had the CUDA that is missing here, or the other way round.
+        ignored = {"fp16", "bf16"} if experiment.wants_fp16 else set()
         for seed in seeds:
             folder = experiment.folder(output_dir, seed)
             if (folder / REPORT).exists():
                 *_, settings, _ = parser.parse(experiment.arguments(output_dir, seed))
-                differing = differing_settings(folder, settings)
+                differing = differing_settings(folder, settings, ignored)
                 if differing:
                     raise InputError(
                         f"{folder} was run with other settings ({differing}): remove it, or choose another --output_dir"
@@ -145,167 +157,75 @@ def plan(recipes, flags, seeds, output_dir):
     return experiments
 
 
-def run_one(experiment, seed, output_dir, threads):
-    """One run in a process of its own; returns its exit code, 0 at once when it is finished already."""
-    folder = experiment.folder(output_dir, seed)
-    if (folder / REPORT).exists():
-        return 0
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", experiment.script, *experiment.arguments(output_dir, seed), "--disable_tqdm=true"]
-    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    start = time.perf_counter()
-    with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    what = f"failed with exit code {code}, see {folder}.log" if code else "finished"
-    logger.info(f"{experiment.name}, seed {seed}: {what} after {time.perf_counter() - start:.0f} s")
-    return code
-
-
-def run_all(experiments, seeds, output_dir, jobs):
+class Runner:
     """
-    Runs what is not finished, `jobs` at a time.
-
-    Returns:
-        `list[Path]`: The folders of runs that failed.
-    """
-    runs = [(experiment, seed) for seed in seeds for experiment in experiments]
-    # Two runs at once would both train a teacher that is not there: the first run with each goes ahead alone.
-    first, rest, teachers = [], [], set()
-    for experiment, seed in runs:
-        teacher = experiment.teacher if jobs > 1 else None
-        (rest if teacher is None or teacher in teachers else first).append((experiment, seed))
-        teachers.add(teacher)
-    # Threads that share a core wait for each other far longer than they save.
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    codes = [run_one(experiment, seed, output_dir, threads) for experiment, seed in first]
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        codes += pool.map(lambda run: run_one(*run, output_dir, threads), rest)
-    return [run[0].folder(output_dir, run[1]) for run, code in zip(first + rest, codes, strict=True) if code]
-
-
-def collect(experiments, seeds, output_dir, baseline):
-    """
-    The table's rows: means and standard deviations over the seeds, each against the baseline.
+    Runs experiments in processes of their own, and takes those down with itself.
 
     Args:
-        experiments (`list[Experiment]`), seeds (`list[int]`), output_dir (`str`): What was run. Seeds of which there is
-            no report are left out.
-        baseline (`str`): Name of the plain row.
-
-    Returns:
-        `list[dict]`: `name`, `seeds`, `accuracy`, `f1`, `train_seconds` (lists over seeds), `robustness` (lists by
-        attack, where it was measured), `difference` and `p`, adjusted for the number of rows (None for the baseline).
-
-    Raises:
-        `InputError`: When the runs were scored on different texts, or the baseline has no finished run.
+        output_dir (`str`): Of all runs.
+        jobs (`int`): Runs at a time.
     """
-    rows, labels, digest = [], None, None
-    for experiment in experiments:
-        reports, correct = {}, []
-        for seed in seeds:
-            folder = experiment.folder(output_dir, seed)
-            if not (folder / REPORT).exists():
-                continue
-            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-            reports[seed] = report[ROWS[experiment.script]]
-            its_labels, logits = read_scored(folder)
-            its_digest = report.get("texts_sha256")
-            labels = its_labels if labels is None else labels
-            digest = digest or its_digest
-            if not np.array_equal(labels, its_labels) or its_digest not in (None, digest):  # None: an older report
-                raise InputError(f"{folder} was scored on other texts: give all recipes the same test_file")
-            correct.append(logits[ROWS[experiment.script]].argmax(axis=-1) == labels)
-        if reports:
-            row = {"name": experiment.name, "note": experiment.note, "seeds": list(reports), "correct": correct}
-            for key in ("accuracy", "f1", "train_seconds"):
-                row[key] = [report[key] for report in reports.values()]
-            if all("robustness" in report for report in reports.values()):
-                row["robustness"] = {
-                    name: [report["robustness"][name] for report in reports.values()] for name in ROBUSTNESS
-                }
-            rows.append(row)
-    plain = next((row for row in rows if row["name"] == baseline), None)
-    if plain is None:
-        raise InputError(f"the baseline {baseline} has no finished run: mend it first, its log says what is wrong")
-    seed_variance = pooled_seed_variance([row["correct"] for row in rows])
-    others = [row for row in rows if row is not plain]
-    tests = [paired_test(np.array(row["correct"]), np.array(plain["correct"]), seed_variance) for row in others]
-    plain["difference"] = plain["p"] = None
-    for row, (difference, _), p in zip(others, tests, holm([p for _, p in tests]), strict=True):
-        row["difference"], row["p"] = difference, p
-    for row in rows:
-        del row["correct"]
-    return rows
 
+    def __init__(self, output_dir, jobs):
+        self.output_dir = output_dir
+        self.jobs = jobs
+        self.stopped = threading.Event()
+        self.processes = set()
 
-def spread(values, scale=100.0, digits=2):
-    """`mean ± standard deviation` of a list, the mean alone when it has one value."""
-    mean = f"{scale * np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {scale * np.std(values, ddof=1):.{digits}f}"
+    def run(self, experiment, seed):
+        """One run; returns its exit code, 0 at once when it is finished already, None when all are being stopped."""
+        folder = experiment.folder(self.output_dir, seed)
+        if (folder / REPORT).exists():
+            return 0
+        if self.stopped.is_set():
+            return None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ)
+        if self.jobs > 1:
+            # Threads that share a core wait for each other far longer than they save.
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        command = [sys.executable, "-m", experiment.script, *experiment.arguments(self.output_dir, seed)]
+        start = time.perf_counter()
+        with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [*command, "--disable_tqdm=true"], stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+            self.processes.add(process)
+            code = process.wait()
+            self.processes.discard(process)
+        if code in (130, -signal.SIGINT):  # interrupted at the terminal, as all others are
+            self.stopped.set()
+        what = f"failed with exit code {code}, see {folder}.log" if code else "finished"
+        logger.info(f"{experiment.name}, seed {seed}: {what} after {time.perf_counter() - start:.0f} s")
+        return code
 
+    def run_all(self, experiments, seeds):
+        """
+        Runs what is not finished, `jobs` at a time.
 
-def format_comparison(rows, baseline):
-    """The rows of [`collect`] as a Markdown table, percentages."""
-    robust = all("robustness" in row for row in rows)
-    heads = ["recipe", "accuracy", "macro F1", "seeds", "train s", f"against {baseline}", "p"]
-    heads += [name.replace("_", " ") for name in ROBUSTNESS] if robust else []
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in rows:
-        verdict = ["–", "–"]
-        if row["p"] is not None:
-            star = " *" if row["p"] < 0.05 else ""
-            p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-            verdict = [f"{100 * row['difference']:+.2f}{star}", p]
-        name = f"{row['name']} ({row['note']})" if row["note"] else row["name"]
-        cells = [name, spread(row["accuracy"]), spread(row["f1"]), str(len(row["seeds"]))]
-        cells += [spread(row["train_seconds"], 1, 0), *verdict]
-        cells += [f"{100 * np.mean(row['robustness'][name]):.1f}" for name in ROBUSTNESS] if robust else []
-        lines.append(f"| {' | '.join(cells)} |")
-    single = any(len(row["seeds"]) == 1 for row in rows)
-    lines += [
-        "",
-        f"Percent, mean ± standard deviation over seeds. `*`: p < 0.05. p is of a paired test against {baseline} on "
-        "the texts that both have answered, with the spread over seeds added, adjusted for the number of rows (Holm).",
-    ]
-    if single:
-        lines.append("A row of one seed says nothing about how another seed would have done.")
-    if robust:
-        lines.append(
-            "fgm, pgd: accuracy under a perturbation of a tenth of the norm of a text's embeddings; noise: under "
-            "errors on 5 and 10 % of the characters."
-        )
-    return "\n".join(lines)
-
-
-def draw(rows, baseline, path):
-    """A PNG: every row's accuracies, their mean, and the seconds that training took."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(10, 1.6 + 0.34 * len(rows)), sharey=True, width_ratios=(3, 1.4), layout="constrained"
-    )
-    places = range(len(rows))
-    plain = next(row for row in rows if row["name"] == baseline)
-    left.axvline(100 * np.mean(plain["accuracy"]), color="0.6", linestyle="--", linewidth=1)
-    for place, row in zip(places, rows, strict=True):
-        better = row["p"] is not None and row["p"] < 0.05
-        color = "C0" if not better else ("C2" if row["difference"] > 0 else "C3")
-        left.plot(100 * np.array(row["accuracy"]), [place] * len(row["accuracy"]), "o", color=color, alpha=0.4, ms=5)
-        left.plot(100 * np.mean(row["accuracy"]), place, "|", color=color, ms=16, mew=2.5)
-        right.barh(place, np.mean(row["train_seconds"]), color="0.7")
-        right.text(np.mean(row["train_seconds"]), place, f" {np.mean(row['train_seconds']):.0f}", va="center", size=8)
-    left.set_yticks(places, [row["name"] + (" (bf16)" if row["note"] else "") for row in rows])
-    left.invert_yaxis()
-    left.set_xlabel(f"test accuracy, % (dot: a seed, bar: mean, dashed: {baseline}; green, red: p < 0.05)")
-    right.set_xlabel("training, seconds")
-    right.margins(x=0.2)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+        Returns:
+            `list[Path]`: The folders of runs that failed.
+        """
+        # Two runs at once would both train a teacher that is not there: the first run with each goes ahead alone.
+        first, rest, teachers = [], [], set()
+        for experiment, seed in [(experiment, seed) for seed in seeds for experiment in experiments]:
+            teacher = experiment.teacher if self.jobs > 1 else None
+            (rest if teacher is None or teacher in teachers else first).append((experiment, seed))
+            teachers.add(teacher)
+        pool = concurrent.futures.ThreadPoolExecutor(self.jobs)
+        try:
+            codes = [pool.submit(self.run, *run).result() for run in first]
+            codes += pool.map(lambda run: self.run(*run), rest)
+        except BaseException:
+            self.stopped.set()
+            for process in list(self.processes):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        return [run[0].folder(self.output_dir, run[1]) for run, code in zip(first + rest, codes, strict=True) if code]
 
 
 def make_parser():
@@ -332,24 +252,25 @@ def main(argv):
     logging.getLogger("kd_trainer").setLevel(logging.INFO)
     own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = make_parser().parse_args(own)
-    if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
-        raise InputError("--jobs must be at least 1, and no seed may stand twice in --seeds")
+    check_sizes(args, "jobs")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise InputError("a seed stands twice in --seeds: give each once")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise InputError("the plot needs matplotlib: pip install 'kd_trainer[plot]'") from None
-    check_writable(Path(args.output_dir), "--output_dir")
-    experiments = plan(args.recipes, flags, args.seeds, args.output_dir)
+    folder = Path(args.output_dir)
+    check_writable(folder, "--output_dir")
+    experiments = plan(args.recipes, flags, args.seeds, folder)
     baseline = experiments[0].name if args.baseline is None else args.baseline
     if baseline not in [experiment.name for experiment in experiments]:
         raise InputError(f"--baseline {baseline}: none of the recipes has that name: give the name of its file")
-    failed = run_all(experiments, args.seeds, args.output_dir, args.jobs)
-    rows = collect(experiments, args.seeds, args.output_dir, baseline)
-    table = format_comparison(rows, baseline)
-    folder = Path(args.output_dir)
+    failed = Runner(folder, args.jobs).run_all(experiments, args.seeds)
+    rows, seed_variance = collect(experiments, args.seeds, folder, baseline)
+    table = format_comparison(rows, seed_variance, baseline)
     (folder / "table.md").write_text(table + "\n", encoding="utf-8")
     write_json(folder / "table.json", {"baseline": baseline, "flags": flags, "rows": rows})
-    draw(rows, baseline, folder / "table.png")
+    draw(rows, seed_variance, baseline, folder / "table.png")
     print(table, flush=True)
     if failed:
         logs = ", ".join(f"{path}.log" for path in failed)
@@ -358,6 +279,8 @@ def main(argv):
 
 def console():
     """Entry point of `kd-compare`."""
+    # A polite kill takes the runs down, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_console(main)
 
 

@@ -20,7 +20,16 @@ from .output_folder import RECIPE, REPORT, check_sources, check_writable, differ
 from .recipes import read_recipe
 from .teacher import add_logits, align_labels, cached_logits, parse_label_map, warn_at_chance
 from .trainer import DistillationTrainer
-from .workflow import build_trainer, finish_report, fit_alone, predict, saved_model, score_model, train_model
+from .workflow import (
+    build_trainer,
+    check_model,
+    finish_report,
+    fit_alone,
+    predict,
+    saved_model,
+    score_model,
+    train_model,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +77,7 @@ class Teacher:
 def is_trained(folder):
     """Whether a folder holds a model that is not the leftover of a run that was stopped."""
     folder = Path(folder)
-    has_model = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    has_model = (folder / "config.json").exists() and any(folder.glob("model*.safetensors"))
     return has_model and ((folder / REPORT).exists() or not (folder / RECIPE).exists())
 
 
@@ -203,6 +212,7 @@ def teacher_columns(teacher, student_tokenizer, data, max_length):
 
 def fit_distilled(run, student, tokenizer, teacher, data, max_length):
     """Trains the student with the teacher; returns the trainer and the seconds it took."""
+    check_model(run, student, tokenizer, max_length)
     with run.args.main_process_first(desc="teacher's logits"):
         splits = teacher_columns(teacher, tokenizer, data, max_length)
     online = teacher.args.teacher_mode == "online"

@@ -40,9 +40,9 @@ def check_folder(name, what):
         return
     if not (path / "config.json").is_file():
         raise InputError(f"{what} {name}: no config.json in it: give the folder of a saved model")
-    if not any(path.glob("*.safetensors")):
+    if not any(path.glob("model*.safetensors")):
         raise InputError(
-            f"{what} {name}: no weights (*.safetensors) in it: give a folder that a finished training run has saved"
+            f"{what} {name}: no weights (model*.safetensors) in it: give a folder that a finished run has saved"
         )
 
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from .errors import InputError
 from .metrics import agreement, score_logits
 from .output_folder import SCORED
+from .robustness import MEASURES
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
 COLUMNS = {
@@ -152,10 +153,9 @@ def format_table(rows):
 
 def format_robustness(rows):
     """A Markdown table of the rows' `robustness`, accuracies on a sample of the split reported."""
-    names = ("clean", "fgm", "pgd", "noise_5", "noise_10")
-    lines = [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines = [f"| model | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
     for model, row in rows.items():
-        lines.append(f"| {model} | " + " | ".join(f"{row['robustness'][name]:.4f}" for name in names) + " |")
+        lines.append(f"| {model} | " + " | ".join(f"{row['robustness'][name]:.4f}" for name in MEASURES) + " |")
     return "\n".join(lines)
 
 

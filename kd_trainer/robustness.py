@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .adversarial import Attack, PerturbedEmbeddings
+from .adversarial import Attack, PerturbedEmbeddings, input_embeddings
 from .batches import NO_LABEL
 from .inference import predict_logits
 from .text_noise import add_noise
@@ -13,7 +13,8 @@ from .text_noise import add_noise
 # something else for every model, and larger embeddings would pass for robustness.
 ATTACK_SIZE = 0.1
 ATTACKS = {"fgm": Attack("fgm"), "pgd": Attack("pgd", alpha=0.4, steps=5)}
-NOISE_RATES = (0.05, 0.10)
+NOISE_RATES = {"noise_5": 0.05, "noise_10": 0.10}
+MEASURES = ("clean", *ATTACKS, *NOISE_RATES)
 MOST_ROWS = 2000
 
 
@@ -26,13 +27,16 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): Single-label classifier, its tokenizer.
         texts (`list[str]`), labels (`list[int]`): With the true label ids.
         max_length (`int`): In tokens.
-        attack ([`Attack`]): `"fgm"` or `"pgd"`; its alpha counts relative to its epsilon.
+        attack ([`Attack`]): `"fgm"` or `"pgd"`; its epsilon and alpha count in units of `size`.
         size (`float`, *optional*, defaults to 0.1): Largest norm of a text's perturbation, as a share of the norm of
             its embeddings.
         batch_size (`int`, *optional*, defaults to 64): Texts per forward.
 
     Returns:
         `np.ndarray` of shape `(len(texts), num_labels)`, float32, in the order of `texts`.
+
+    Raises:
+        `InputError`: For a model whose input embeddings cannot be found.
     """
     logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
@@ -51,21 +55,32 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
                     return_tensors="pt",
                 ).to(model.device)
                 targets = torch.tensor([labels[row] for row in rows], device=model.device)
-                pad_token_id = tokenizer.pad_token_id
                 with PerturbedEmbeddings(
-                    model.get_input_embeddings(), batch.get("attention_mask"), pad_token_id
+                    input_embeddings(model),
+                    batch.get("attention_mask"),
+                    tokenizer.pad_token_id,
+                    input_ids=batch["input_ids"],
                 ) as perturbed:
                     answer = model(**batch).logits.float()
+                    perturbed.check_calls(1)
                     for _ in range(attack.ascents):
                         loss = F.cross_entropy(answer, targets, reduction="sum")
                         (gradient,) = torch.autograd.grad(loss, [perturbed.delta])
-                        delta, _ = attack.ascend(perturbed.delta, gradient, size * perturbed.norms)
+                        delta, _ = attack.ascend(perturbed.delta, gradient, size * perturbed.norms())
                         perturbed.delta = delta.requires_grad_()
                         answer = model(**batch).logits.float()
                 logits[rows] = answer.detach().cpu().numpy()
     finally:
         model.train(was_training)
     return logits
+
+
+def check_attackable(model, tokenizer, max_length):
+    """
+    Raises:
+        `InputError`: For a model whose embeddings cannot be perturbed; better said before it is trained.
+    """
+    attacked_logits(model, tokenizer, ["一二 one", "三 two three"], [0, 0], max_length, ATTACKS["fgm"])
 
 
 def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=64):
@@ -97,6 +112,6 @@ def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=6
         results[name] = accuracy(
             attacked_logits(model, tokenizer, texts, labels, max_length, attack, batch_size=batch_size)
         )
-    for rate in NOISE_RATES:
-        results[f"noise_{rate * 100:.0f}"] = accuracy(predict(add_noise(texts, rate)))
+    for name, rate in NOISE_RATES.items():
+        results[name] = accuracy(predict(add_noise(texts, rate)))
     return results

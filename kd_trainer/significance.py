@@ -1,23 +1,51 @@
 """Is one model better than another? Paired tests on the texts that both have answered."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t
 
 
-def paired_test(correct, baseline_correct, seed_variance=0.0):
+@dataclass(frozen=True)
+class SeedVariance:
     """
-    Difference of two mean accuracies and its two-sided p-value, paired by text: z = mean(d) / sqrt(var(d) / n + v / s),
-    where d is, for every text, the difference of the shares of runs that have it right. With one run of each and
-    `seed_variance=0` it is McNemar's test without continuity correction but for the variance, which is taken about the
-    mean and not about 0: z² = χ² (n − 1) / (n − χ²).
+    What other seeds do to a model's accuracy, pooled over rows of which each has few seeds.
+
+    Args:
+        observed (`float`): Variance of a run's accuracy over seeds.
+        own (`float`): The part of it that is the seeds' own, less what the finite number of texts adds, at least 0.
+        freedom (`int`): Degrees of freedom of the estimate; 0 when no row has two seeds: nothing is known of it then.
+    """
+
+    observed: float = 0.0
+    own: float = 0.0
+    freedom: int = 0
+
+    @classmethod
+    def pooled(cls, correct):
+        """From a list of `(num_runs, num_texts)` arrays, one per row: whether a run has a text right."""
+        rows = [np.asarray(row, dtype=float) for row in correct if len(row) > 1]
+        freedom = sum(len(row) - 1 for row in rows)
+        if not freedom:
+            return cls()
+        observed = sum((len(row) - 1) * row.mean(axis=1).var(ddof=1) for row in rows) / freedom
+        texts = sum((len(row) - 1) * row.var(axis=0, ddof=1).mean() for row in rows) / freedom / rows[0].shape[1]
+        return cls(float(observed), max(0.0, float(observed - texts)), freedom)
+
+
+def paired_test(correct, baseline_correct, seeds=None):
+    """
+    Difference of two mean accuracies and its two-sided p-value, paired by text: t = mean(d) / sqrt(var(d) / n + v / s),
+    where d is, for every text, the difference of the shares of runs that have it right, v the seeds' own variance and
+    1 / s the sum of 1 / number of runs of both. With one run of each and no `seeds` it is McNemar's test without
+    continuity correction but for the variance, taken about the mean and not about 0: t² = χ² (n − 1) / (n − χ²).
 
     Args:
         correct (`np.ndarray` of shape `(num_runs, num_texts)`): Whether a run has a text right.
         baseline_correct (`np.ndarray` of shape `(num_baseline_runs, num_texts)`): The same texts.
-        seed_variance (`float`, *optional*, defaults to 0.0): Variance of a run's accuracy over seeds, see
-            [`pooled_seed_variance`]; texts alone do not tell how another seed would have done.
+        seeds ([`SeedVariance`], *optional*): Without it p is about these trained models on other texts, not about what
+            trained them.
 
     Returns:
         `tuple[float, float]`: Difference of the accuracies, and p; 1.0 when they answer alike.
@@ -25,38 +53,21 @@ def paired_test(correct, baseline_correct, seed_variance=0.0):
     Raises:
         `ValueError`: For different numbers of texts.
 
-    Source: McNemar 1947, https://doi.org/10.1007/BF02295996; Dietterich 1998, https://doi.org/10.1162/089976698300017197
+    Source: McNemar 1947, https://doi.org/10.1007/BF02295996; Satterthwaite 1946, https://doi.org/10.2307/3002019
     """
+    seeds = seeds or SeedVariance()
     correct, baseline_correct = np.atleast_2d(correct), np.atleast_2d(baseline_correct)
     if correct.shape[1] != baseline_correct.shape[1]:
         raise ValueError(f"{correct.shape[1]} and {baseline_correct.shape[1]} texts: score both on the same ones")
     differences = correct.mean(axis=0) - baseline_correct.mean(axis=0)
     difference = float(differences.mean())
-    variance = differences.var(ddof=1) / len(differences)
-    variance += seed_variance * (1 / len(correct) + 1 / len(baseline_correct))
+    runs = 1 / len(correct) + 1 / len(baseline_correct)
+    variance = differences.var(ddof=1) / len(differences) + seeds.own * runs
     if variance == 0:
         return difference, 1.0 if difference == 0 else 0.0
-    return difference, float(2 * norm.sf(abs(difference) / math.sqrt(variance)))
-
-
-def pooled_seed_variance(correct):
-    """
-    Variance of a model's accuracy over seeds, pooled over rows of which each has few seeds: that of the observed
-    accuracies, less what the finite number of texts adds to it, which [`paired_test`] counts already.
-
-    Args:
-        correct (`list[np.ndarray]` of shape `(num_runs, num_texts)`): Of every row, whether a run has a text right.
-
-    Returns:
-        `float`; 0.0 when no row has two seeds: then nothing is known of it.
-    """
-    rows = [np.asarray(row, dtype=float) for row in correct if len(row) > 1]
-    freedom = sum(len(row) - 1 for row in rows)
-    if not freedom:
-        return 0.0
-    between = sum((len(row) - 1) * row.mean(axis=1).var(ddof=1) for row in rows) / freedom
-    within = sum((len(row) - 1) * row.var(axis=0, ddof=1).mean() for row in rows) / freedom
-    return max(0.0, float(between - within / rows[0].shape[1]))
+    # Few seeds leave their variance uncertain.
+    freedom = seeds.freedom * (variance / (seeds.observed * runs)) ** 2 if seeds.observed else math.inf
+    return difference, float(2 * t.sf(abs(difference) / math.sqrt(variance), freedom))
 
 
 def holm(p_values):

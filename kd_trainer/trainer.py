@@ -1,8 +1,9 @@
 """
-Knowledge distillation and adversarial training inside a `transformers.Trainer`.
+Knowledge distillation inside a `transformers.Trainer`, with or without adversarial training.
 
 [`DistillationTrainer.batch_loss`] is the whole idea: run the student, mix the loss against the labels with the loss
-against the teacher's logits, which `compute_loss` has taken from the batch or from the frozen teacher. Everything else
+against the teacher's logits, which `compute_loss` has taken from the batch or from the frozen teacher.
+[`AdversarialTrainer.compute_loss`] may ask for the same loss again, on perturbed embeddings. Everything else
 (accumulation, mixed precision, DDP, checkpoints, callbacks, search) is the Trainer's own and is left alone.
 """
 
@@ -12,10 +13,11 @@ import logging
 import torch
 from accelerate.utils import find_batch_size
 
-from .adversarial import PerturbedEmbeddings, adversarial_losses
+from .adversarial import PerturbedEmbeddings, adversarial_losses, input_embeddings
 from .arguments import AdversarialTrainingArguments, DistillationTrainingArguments
 from .base_trainer import ClassificationTrainer
 from .batches import TEACHER_PREFIX, DistillationCollator
+from .errors import InputError
 from .loading import named_labels
 from .losses import kl_distillation_loss, logit_mse_loss, task_loss
 from .teacher import align_labels
@@ -29,8 +31,9 @@ class AdversarialTrainer(ClassificationTrainer):
     [`kd_trainer.adversarial.Attack`]). The sum goes through the Trainer's one backward, so that accumulation, gradient
     scaling, clipping and DDP need nothing special.
 
-    Logs `clean_loss` and `adversarial_loss`, whose sum is `loss`, and `adversarial_skipped`: the rows that were left
-    unperturbed at some step because their gradient was not finite. Evaluation is never perturbed.
+    Once it has set in, the logs carry `clean_loss` and `adversarial_loss`, whose sum is `loss`, and
+    `adversarial_skipped`: the rows that were left unperturbed at some step because their gradient was not finite.
+    Evaluation is never perturbed.
 
     Args:
         model (`PreTrainedModel`): Any of `transformers` with `get_input_embeddings()`; `model_init` works too.
@@ -59,20 +62,22 @@ class AdversarialTrainer(ClassificationTrainer):
         super().__init__(model, args, **kwargs)
         # Not every configuration has one.
         self.pad_token_id = getattr(self.model.config, "pad_token_id", None)
-        if self.attack is not None:
-            self.refuse_modes()
+        self.checked, self.embeddings_known = None, False
+        self.check_attack()
 
     @property
     def attack(self):
         """What the arguments name now: a search changes them from trial to trial."""
         return self.args.attack()
 
-    def refuse_modes(self):
+    def check_attack(self):
         """
         Raises:
-            `ValueError`: Where an embedding hook or a second forward in a step cannot work.
+            `InputError` (a `ValueError`): Where an embedding hook or a second forward in a step cannot work.
         """
-        args = self.args
+        if self.attack == self.checked:
+            return
+        self.checked, args = self.attack, self.args
         reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         refused = {
             "torch's DataParallel, whose replicas share one perturbation: launch with torchrun": args.n_gpu > 1,
@@ -81,11 +86,14 @@ class AdversarialTrainer(ClassificationTrainer):
                 args.gradient_checkpointing and reentrant
             ),
             "FSDP, which shards the parameters: use DDP": self.is_fsdp_enabled,
+            "--adversarial_scope matrix over several micro-batches, each with a norm of its own: use example": (
+                args.adversarial_scope == "matrix" and args.gradient_accumulation_steps * args.world_size > 1
+            ),
             "DeepSpeed, which shards or copies the parameters: use DDP": self.is_deepspeed_enabled,
         }
         for what, is_so in refused.items():
             if is_so:
-                raise ValueError(f"adversarial {args.adversarial} cannot work with {what}")
+                raise InputError(f"--adversarial {args.adversarial} cannot work with {what}")
 
     def attack_is_on(self):
         """Whether training has come to the share of its steps from which batches are perturbed."""
@@ -94,6 +102,7 @@ class AdversarialTrainer(ClassificationTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not (model.training and self.attack_is_on()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.check_attack()
         attack, rows = self.attack, self.count_rows(inputs)
         outputs, parts = None, None
 
@@ -107,10 +116,12 @@ class AdversarialTrainer(ClassificationTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         scaler = self.accelerator.scaler
         with PerturbedEmbeddings(
-            unwrapped.get_input_embeddings(),
+            input_embeddings(unwrapped),
             inputs.get("attention_mask"),
             self.pad_token_id,
             attack.scope,
+            # A look at the first batch is enough, and costs a GPU a wait.
+            None if self.embeddings_known else inputs.get("input_ids"),
         ) as perturbed:
             clean, adversarial, skipped = adversarial_losses(
                 attack,
@@ -119,8 +130,9 @@ class AdversarialTrainer(ClassificationTrainer):
                 [parameter for parameter in unwrapped.parameters() if parameter.requires_grad],
                 scale=1.0 if scaler is None else scaler.scale(torch.ones((), device=self.args.device)),
             )
+        self.embeddings_known = True
         # Back from a share of the step to a sum over rows.
-        to_rows = 1.0 if self.mean_micro_batch is None else self.mean_micro_batch
+        to_rows = rows if self.mean_micro_batch is None else self.mean_micro_batch
         parts["clean_loss"] = (clean * to_rows, rows)
         parts["adversarial_loss"] = (adversarial * to_rows, rows)
         parts["adversarial_skipped"] = (skipped.float().mean() * find_batch_size(inputs), rows)

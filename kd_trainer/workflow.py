@@ -45,7 +45,7 @@ from .report import (
     write_predictions,
     write_scored,
 )
-from .robustness import measure_robustness
+from .robustness import check_attackable, measure_robustness
 from .trainer import AdversarialTrainer
 
 logger = logging.getLogger(__name__)
@@ -226,6 +226,17 @@ def train_model(run, trainer, data):
     return clock.seconds
 
 
+def check_model(run, model, tokenizer, max_length):
+    """
+    Says before the training what would fail in the middle or after it.
+
+    Raises:
+        `InputError`: For `--adversarial` or `--eval_robustness` with a model whose embeddings cannot be perturbed.
+    """
+    if run.args.adversarial != "none" or run.run_args.eval_robustness:
+        check_attackable(model, tokenizer, max_length)
+
+
 def fit_alone(run, model, tokenizer, data, max_length):
     """
     Trains a classifier on the labels alone.
@@ -239,6 +250,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
     Returns:
         `tuple[Trainer, float]`: And the seconds of training.
     """
+    check_model(run, model, tokenizer, max_length)
     train = data.splits["train"]
     labelled = [row for row, label in enumerate(train["labels"]) if label != NO_LABEL]
     validation = data.splits.get("validation")

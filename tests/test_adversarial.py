@@ -245,7 +245,7 @@ def test_every_example_may_have_a_radius_of_its_own(method):
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(4, 3, 5, generator=generator)
     radius = torch.tensor([0.0, 0.1, 1.0, 7.0])
-    attack = Attack(method, epsilon=2.0, alpha=0.5)
+    attack = Attack(method, epsilon=1.0, alpha=0.25)
     delta, _ = attack.ascend(torch.zeros_like(gradient), gradient, radius[:, None, None])
     share = 1.0 if method == "fgm" else 0.25  # alpha stays the same share of the radius
     np.testing.assert_allclose(norms(delta), radius.numpy() * share, rtol=1e-6)

@@ -12,7 +12,7 @@ LAYERS = [
     | {"arguments", "recipes", "files", "inference"},
     {"batches", "data", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
-    {"report", "workflow", "distill", "compare"},
+    {"report", "workflow", "distill", "comparison", "compare"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent

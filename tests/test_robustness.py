@@ -68,7 +68,7 @@ def by_hand(model, tokenizer, text, label, attack, size):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "attack",
-    [*ATTACKS.values(), Attack("pgd", epsilon=2.0, alpha=0.5, steps=2)],
+    [*ATTACKS.values(), Attack("pgd", epsilon=1.0, alpha=0.25, steps=2)],
     ids=["fgm", "pgd", "pgd with another epsilon"],
 )
 def test_attacks_equal_those_written_out_by_hand(make_trained, kind, attack):

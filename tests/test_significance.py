@@ -6,13 +6,19 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import chi2, norm, ttest_rel
+from scipy.stats import t as student_t
 
-from kd_trainer.significance import holm, paired_test, pooled_seed_variance
+from kd_trainer.significance import SeedVariance, holm, paired_test
 
 
 def make_answers(runs, texts, seed, rate=0.8):
     """Random answers, `(runs, texts)`: whether a run has a text right."""
     return np.random.default_rng(seed).random((runs, texts)) < rate
+
+
+def known(variance):
+    """A variance over seeds that is known, and has no chance of the texts in it."""
+    return SeedVariance(variance, variance, 10**9)
 
 
 def z_squared(p):
@@ -52,17 +58,17 @@ def test_it_equals_the_formula_written_out(runs, seed_variance):
     mean = math.fsum(shares) / 250
     variance = math.fsum((share - mean) ** 2 for share in shares) / 249 / 250
     variance += seed_variance / runs[0] + seed_variance / runs[1]
-    difference, p = paired_test(one, two, seed_variance)
+    difference, p = paired_test(one, two, known(seed_variance))
     assert difference == pytest.approx(mean) == pytest.approx(one.mean() - two.mean())
-    assert p == pytest.approx(math.erfc(abs(mean) / math.sqrt(2 * variance)), rel=1e-9)
+    assert p == pytest.approx(math.erfc(abs(mean) / math.sqrt(2 * variance)), rel=1e-6)
     assert isinstance(difference, float) and isinstance(p, float) and 0 <= p <= 1
 
 
 def test_exchanging_the_two_changes_the_sign_alone():
     one, two = make_answers(3, 300, 1), make_answers(2, 300, 2)
     for variance in (0.0, 1e-4):
-        difference, p = paired_test(one, two, variance)
-        assert difference != 0 and paired_test(two, one, variance) == (-difference, p)
+        difference, p = paired_test(one, two, known(variance))
+        assert difference != 0 and paired_test(two, one, known(variance)) == (-difference, p)
 
 
 def test_the_order_of_texts_and_of_runs_does_not_matter():
@@ -79,8 +85,8 @@ def test_the_order_of_texts_and_of_runs_does_not_matter():
 @pytest.mark.parametrize("seed_variance", [0.0, 1e-3])
 def test_the_same_answers_are_no_difference(seed_variance):
     answers = make_answers(3, 100, 0)
-    assert paired_test(answers, answers, seed_variance) == (0.0, 1.0)
-    assert paired_test(answers[0], answers[:1], seed_variance) == (0.0, 1.0)
+    assert paired_test(answers, answers, known(seed_variance)) == (0.0, 1.0)
+    assert paired_test(answers[0], answers[:1], known(seed_variance)) == (0.0, 1.0)
 
 
 def test_a_difference_without_any_variance_is_certain():
@@ -90,9 +96,9 @@ def test_a_difference_without_any_variance_is_certain():
 
 def test_the_more_seeds_differ_the_less_is_a_difference_worth():
     one, two = make_answers(2, 500, 7, 0.85), make_answers(2, 500, 8, 0.8)
-    p_values = [paired_test(one, two, variance)[1] for variance in (0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)]
+    p_values = [paired_test(one, two, known(variance))[1] for variance in (0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)]
     assert p_values == sorted(p_values) and len(set(p_values)) == len(p_values)
-    assert {paired_test(one, two, variance)[0] for variance in (0, 1e-3)} == {paired_test(one, two)[0]}
+    assert {paired_test(one, two, known(variance))[0] for variance in (0, 1e-3)} == {paired_test(one, two)[0]}
 
 
 @pytest.mark.parametrize("shapes", [((1, 10), (1, 11)), ((3, 10), (3, 9)), ((10,), (5,)), ((2, 10), (10, 2))])
@@ -124,22 +130,34 @@ def test_equal_models_are_told_apart_as_often_as_the_level_says():
 
 def test_with_the_variance_of_seeds_lucky_seeds_are_no_finding():
     spread = 0.03
-    without, known, pooled = [], [], []
+    without, given, pooled = [], [], []
     for models in simulate(np.random.default_rng(1), seed_spread=spread):
         without.append(paired_test(*models)[1] < 0.05)
         # Clipping takes a little off what a run's luck does to its accuracy.
-        known.append(paired_test(*models, (0.85 * spread) ** 2)[1] < 0.05)
-        pooled.append(paired_test(*models, pooled_seed_variance(models))[1] < 0.05)
+        given.append(paired_test(*models, known((0.85 * spread) ** 2))[1] < 0.05)
+        pooled.append(paired_test(*models, SeedVariance.pooled(models))[1] < 0.05)
     assert np.mean(without) > 0.12  # texts alone: seeds pass for the model
-    assert 0.02 < np.mean(known) < 0.08
-    # Four degrees of freedom are few, and z knows nothing of it.
-    assert np.mean(pooled) < 0.15
+    assert 0.02 < np.mean(given) < 0.08
+    # Four degrees of freedom are few: a normal distribution would find 9 % and more.
+    assert np.mean(pooled) < 0.08
+
+
+def test_few_degrees_of_freedom_are_satterthwaites():
+    one, two = make_answers(3, 300, 1, 0.85), make_answers(2, 300, 2, 0.8)
+    seeds, runs = SeedVariance(observed=3e-4, own=2e-4, freedom=3), 1 / 3 + 1 / 2
+    texts = (one.mean(axis=0) - two.mean(axis=0)).var(ddof=1) / 300
+    # The variance is a sum of 3e-4 * runs, known to 3 degrees of freedom, and of what is known exactly.
+    variance = texts + 2e-4 * runs
+    freedom = variance**2 / ((3e-4 * runs) ** 2 / 3)
+    difference, p = paired_test(one, two, seeds)
+    assert p == pytest.approx(2 * student_t.sf(abs(difference) / math.sqrt(variance), freedom))
+    assert p > paired_test(one, two, known(2e-4))[1]
 
 
 def test_a_real_difference_is_found():
     found = []
     for models in simulate(np.random.default_rng(2), 200, texts=2000, seed_spread=0.003, gap=0.05):
-        difference, p = paired_test(*models, pooled_seed_variance(models))
+        difference, p = paired_test(*models, SeedVariance.pooled(models))
         found.append(p < 0.05 and difference > 0)
     assert np.mean(found) > 0.9
 
@@ -151,9 +169,11 @@ def test_pooled_variance_is_that_of_the_accuracies_less_the_chance_of_the_texts(
     freedom = 1 + 4 + 2
     between = sum(((row.mean(axis=1) - row.mean()) ** 2).sum() for row in rows) / freedom
     within = sum(((row - row.mean(axis=0)) ** 2).mean(axis=1).sum() for row in rows) / freedom
-    assert pooled_seed_variance(rows) == pytest.approx(between - within / 400)
+    found = SeedVariance.pooled(rows)
+    assert found.own == pytest.approx(between - within / 400)
+    assert found.observed == pytest.approx(between) and found.freedom == freedom
     single = rng.random((1, 400)) < 0.5
-    assert pooled_seed_variance([*rows, single]) == pooled_seed_variance(rows)  # one seed says nothing
+    assert SeedVariance.pooled([*rows, single]) == SeedVariance.pooled(rows)  # one seed says nothing
 
 
 def test_pooled_variance_finds_the_spread_of_the_seeds_and_not_that_of_the_texts():
@@ -163,14 +183,14 @@ def test_pooled_variance_finds_the_spread_of_the_seeds_and_not_that_of_the_texts
         for _ in range(300):
             texts = rng.random(500) * 0.4 + 0.5  # some texts are harder, for every seed
             rows = [rng.random((3, 500)) < texts + rng.normal(0, spread, (3, 1)) for _ in range(5)]
-            found.append(pooled_seed_variance(rows))
+            found.append(SeedVariance.pooled(rows).own)
         # Never below 0, so that without any spread the mean is a little above it.
         assert np.mean(found) == pytest.approx(spread**2, rel=0.2, abs=6e-5)
 
 
 @pytest.mark.parametrize("seeds", [[], [1], [1, 1, 1]])
 def test_of_one_seed_each_nothing_is_known(seeds):
-    assert pooled_seed_variance([make_answers(runs, 50, 0) for runs in seeds]) == 0.0
+    assert SeedVariance.pooled([make_answers(runs, 50, 0) for runs in seeds]) == SeedVariance(0.0, 0.0, 0)
 
 
 def closed_testing(p_values):

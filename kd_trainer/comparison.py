@@ -1,0 +1,161 @@
+"""The table of a set of runs: means over seeds, each row against the plain one."""
+
+import json
+
+import numpy as np
+from safetensors import SafetensorError
+
+from .errors import InputError
+from .output_folder import REPORT, SCORED
+from .report import read_scored
+from .robustness import MEASURES
+from .significance import SeedVariance, holm, paired_test
+
+LEVEL = 0.05
+
+
+def read_runs(experiment, seeds, output_dir):
+    """
+    An experiment's finished runs as a row: see [`collect`], with `correct` (whether a run has a text right) and
+    `scored_on` (what identifies the texts). None when no run is finished.
+    """
+    reports, correct, scored_on = {}, [], set()
+    for seed in seeds:
+        folder = experiment.folder(output_dir, seed)
+        if not (folder / REPORT).exists():
+            continue
+        try:
+            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            labels, logits = read_scored(folder)
+            reports[seed] = {**report[experiment.row], "settings": report["settings"]}
+            correct.append(logits[experiment.row].argmax(axis=-1) == labels)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InputError(
+                f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): remove the "
+                "folder, the run is then done again"
+            ) from None
+        scored_on.add((labels.tobytes(), report.get("texts_sha256")))
+    if not reports:
+        return None
+    # Where the run was made decides it, not where the table is.
+    half = experiment.wants_fp16 and not all(report["settings"].get("fp16") for report in reports.values())
+    row = {"name": experiment.name, "note": "in bf16, without CUDA" if half else "", "seeds": list(reports)}
+    for key in ("accuracy", "f1", "train_seconds"):
+        row[key] = [report[key] for report in reports.values()]
+    if all("robustness" in report for report in reports.values()):
+        row["robustness"] = {name: [report["robustness"][name] for report in reports.values()] for name in MEASURES}
+        row["robustness_rows"] = next(iter(reports.values()))["robustness"]["rows"]
+    return {**row, "correct": np.array(correct), "scored_on": scored_on}
+
+
+def collect(experiments, seeds, output_dir, baseline):
+    """
+    The table's rows: values over the seeds, each row against the baseline.
+
+    Args:
+        experiments (`list[Experiment]`), seeds (`list[int]`), output_dir (`str`): What was run. Seeds of which there is
+            no report are left out.
+        baseline (`str`): Name of the plain row.
+
+    Returns:
+        `tuple[list[dict], SeedVariance]`: `name`, `note`, `seeds`, `accuracy`, `f1`, `train_seconds` (lists over
+        seeds), `robustness` (lists by measure, where it was measured), `difference` and `p`, adjusted for the number
+        of rows (None for the baseline); and what is known of the seeds.
+
+    Raises:
+        `InputError`: When the runs were scored on different texts, one is damaged, or the baseline has none.
+    """
+    rows = [row for row in (read_runs(experiment, seeds, output_dir) for experiment in experiments) if row]
+    if len(set().union(*(row.pop("scored_on") for row in rows))) > 1:
+        raise InputError(f"the runs in {output_dir} were scored on different texts: give all the same test_file")
+    plain = next((row for row in rows if row["name"] == baseline), None)
+    if plain is None:
+        raise InputError(f"the baseline {baseline} has no finished run: mend it first, its log says what is wrong")
+    seed_variance = SeedVariance.pooled([row["correct"] for row in rows])
+    others = [row for row in rows if row is not plain]
+    tests = [paired_test(row["correct"], plain["correct"], seed_variance) for row in others]
+    plain["difference"] = plain["p"] = None
+    for row, (difference, _), p in zip(others, tests, holm([p for _, p in tests]), strict=True):
+        row["difference"], row["p"] = difference, p
+    for row in rows:
+        del row["correct"]
+    return rows, seed_variance
+
+
+def is_found(row, seed_variance):
+    """Whether a row's difference counts as one: p says nothing of a strategy when no row has a second seed."""
+    return bool(seed_variance.freedom) and row["p"] is not None and row["p"] < LEVEL
+
+
+def spread(values, scale=100.0, digits=2):
+    """`mean ± standard deviation` of a list, the mean alone when it has one value."""
+    mean = f"{scale * np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {scale * np.std(values, ddof=1):.{digits}f}"
+
+
+def format_comparison(rows, seed_variance, baseline):
+    """The rows of [`collect`] as a Markdown table, percentages, with what the reader must know of it."""
+    robust = any("robustness" in row for row in rows)
+    heads = ["recipe", "accuracy", "macro F1", "seeds", "train s", f"against {baseline}", "p"]
+    heads += [name.replace("_", " ") for name in MEASURES] if robust else []
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        verdict = ["–", "–"]
+        if row["p"] is not None:
+            star = " *" if is_found(row, seed_variance) else ""
+            p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+            verdict = [f"{100 * row['difference']:+.2f}{star}", p]
+        name = f"{row['name']} ({row['note']})" if row["note"] else row["name"]
+        cells = [name, spread(row["accuracy"]), spread(row["f1"]), str(len(row["seeds"]))]
+        cells += [spread(row["train_seconds"], 1, 0), *verdict]
+        if robust:
+            cells += [spread(row["robustness"][name], digits=1) if "robustness" in row else "–" for name in MEASURES]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Percent; mean ± standard deviation over seeds. `train s`: of the student alone, wall clock."]
+    tested = f"p: paired test against {baseline} on the same texts, adjusted for the number of rows (Holm)"
+    if seed_variance.freedom:
+        lines.append(f"{tested}, with the variance over seeds, pooled over the rows. `*`: p < {LEVEL}.")
+    else:
+        lines.append(
+            f"{tested}. One seed each: p is about these trained models on other texts, and says nothing of how the "
+            "same strategies would do with another seed."
+        )
+    if robust:
+        texts = next(row["robustness_rows"] for row in rows if "robustness" in row)
+        lines.append(
+            f"On a sample of {texts:,} texts: clean, as they are; fgm, pgd, under a perturbation of a tenth of the "
+            "norm of a text's embeddings; noise, under errors on 5 and 10 % of the characters."
+        )
+    return "\n".join(lines)
+
+
+def draw(rows, seed_variance, baseline, path):
+    """A PNG: every row's accuracies, their mean, and the seconds that training took."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(10, 1.6 + 0.34 * len(rows)), sharey=True, width_ratios=(3, 1.4), layout="constrained"
+    )
+    places = range(len(rows))
+    plain = next(row for row in rows if row["name"] == baseline)
+    left.axvline(100 * np.mean(plain["accuracy"]), color="0.6", linestyle="--", linewidth=1)
+    for place, row in zip(places, rows, strict=True):
+        found = is_found(row, seed_variance)
+        color = "C0" if not found else ("C2" if row["difference"] > 0 else "C3")
+        left.plot(100 * np.array(row["accuracy"]), [place] * len(row["accuracy"]), "o", color=color, alpha=0.4, ms=5)
+        left.plot(100 * np.mean(row["accuracy"]), place, "|", color=color, ms=16, mew=2.5)
+        right.barh(place, np.mean(row["train_seconds"]), color="0.7")
+        right.text(np.mean(row["train_seconds"]), place, f" {np.mean(row['train_seconds']):.0f}", va="center", size=8)
+    left.set_yticks(places, [row["name"] + (" (bf16)" if row["note"] else "") for row in rows])
+    left.invert_yaxis()
+    found = f"; green: better, red: worse, p < {LEVEL}" if seed_variance.freedom else ""
+    left.set_xlabel(f"test accuracy, % (dot: a seed, bar: mean, dashed: {baseline}{found})")
+    right.set_xlabel("training, seconds")
+    right.margins(x=0.2)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
