@@ -59,8 +59,9 @@ class Attack:
         if self.scope not in ("example", "matrix"):
             raise ValueError(f"adversarial_scope is {self.scope!r}: choose 'example' or 'matrix'")
         for name in ("epsilon", "alpha"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"adversarial_{name} is {getattr(self, name)}: it must be positive and finite")
+            # Beyond these, squares leave the range of float32.
+            if not 1e-12 <= getattr(self, name) <= 1e12:
+                raise ValueError(f"adversarial_{name} is {getattr(self, name)}: it must be between 1e-12 and 1e12")
         least = 2 if self.method == "freelb" else 1
         if self.steps < least:
             raise ValueError(f"adversarial_steps is {self.steps}: {self.method} needs at least {least}")

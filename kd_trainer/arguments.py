@@ -238,19 +238,17 @@ class AdversarialTrainingArguments(TrainingArguments):
 
     def attack(self):
         """What `adversarial` names, an [`Attack`] or None."""
-        if self.adversarial == "none":
-            return None
-        return Attack(
-            self.adversarial,
-            self.adversarial_epsilon,
-            self.adversarial_alpha,
-            self.adversarial_steps,
-            self.adversarial_scope,
-        )
+        return None if self.adversarial == "none" else self.make_attack(self.adversarial)
+
+    def make_attack(self, method):
+        """[`Attack`] of the flags; raises `ValueError` for one out of range."""
+        numbers = (self.adversarial_epsilon, self.adversarial_alpha, self.adversarial_steps)
+        return Attack(method, *numbers, self.adversarial_scope)
 
     def __post_init__(self):
         try:
-            self.attack()
+            # Numbers are checked even where nothing is perturbed.
+            self.make_attack("fgm" if self.adversarial == "none" else self.adversarial)
         except ValueError as error:
             raise InputError(f"--{error}") from None
         if not 0 <= self.adversarial_start < 1:

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 
 from .arguments import check_sizes
-from .comparison import collect, draw, format_comparison
+from .comparison import collect, draw, format_comparison, has_robustness
 from .errors import InputError
-from .output_folder import REPORT, check_writable, differing_settings
+from .output_folder import REPORT, check_writable, differing_settings, is_locked
 from .recipes import read_recipe
 from .report import write_json
 from .workflow import run_console
@@ -75,6 +75,11 @@ class Experiment:
         return [str(self.recipe), f"--seed={seed}", f"--output_dir={self.folder(output_dir, seed)}", *self.flags]
 
 
+def make_parser_of(script):
+    """The [`ScriptParser`] of a script, by its module's name."""
+    return importlib.import_module(script).make_parser()
+
+
 def find_script(recipe):
     """
     The script that a recipe's second line names.
@@ -99,14 +104,24 @@ def make_experiment(recipe, flags, output_dir):
         `InputError`: For a recipe or flag that its script refuses, or that trains or scores nothing.
     """
     script = find_script(recipe)
-    parser = importlib.import_module(script).make_parser()
+    parser = make_parser_of(script)
     # fp16 is refused where there is no CUDA: what it is replaced by is decided below.
     *_, settings, _ = parser.parse([str(recipe), *flags, "--use_cpu", "--fp16=false"])
     if not (settings.get("do_train") and settings.get("do_predict")):
         raise InputError(f"{recipe}: runs are compared on the test split: it must say do_train and do_predict")
-    given, _ = parser.read_settings(flags)
-    wants_fp16 = bool(given.get("fp16", read_recipe(recipe).get("fp16")))
-    more, teacher = (), settings.get("teacher_recipe")
+    for name in ("overwrite_output_dir", "resume_from_checkpoint"):
+        if settings.get(name):
+            raise InputError(f"{recipe}: --{name}: a comparison goes on where it stopped: leave it out")
+    for name in ("train_file", "validation_file", "test_file", "class_file"):
+        if settings.get(name) is not None and not Path(settings[name]).exists():
+            raise InputError(f"{recipe}: {name} {settings[name]}: no such file")
+    teacher = settings.get("teacher_recipe")
+    if teacher is not None:
+        make_parser_of("run_teacher").parse([teacher, "--use_cpu", "--fp16=false"])
+    elif script == "run_distill" and settings.get("teacher_name_or_path") is None:
+        raise InputError(f"{recipe}: no teacher: give teacher_recipe or teacher_name_or_path")
+    own, _ = parser.read_settings([*parser.recipe_arguments(recipe), *flags])
+    wants_fp16, more = bool(own.get("fp16")), ()
     if flags and teacher is not None and settings.get("teacher_name_or_path") is None:
         # A teacher of its own: the flags may change what it is trained on, and others use the recipe's.
         more = (f"--teacher_name_or_path={Path(output_dir) / 'teachers' / Path(teacher).stem}",)
@@ -142,14 +157,19 @@ def plan(recipes, flags, seeds, output_dir):
         raise InputError(f"two recipes are called {', '.join(twice)}: the name of a file is that of its row")
     experiments = [make_experiment(Path(recipe), flags, output_dir) for recipe in recipes]
     for experiment in experiments:
-        parser = importlib.import_module(experiment.script).make_parser()
+        parser = make_parser_of(experiment.script)
         # Another machine may have had the CUDA that is missing here, or the other way round.
         ignored = {"fp16", "bf16"} if experiment.wants_fp16 else set()
         for seed in seeds:
             folder = experiment.folder(output_dir, seed)
+            check_writable(folder, "--output_dir")
+            if folder.with_suffix(".log").is_dir():
+                raise InputError(f"{folder}.log is a folder, and the run's log is to go there: remove it")
             if (folder / REPORT).exists():
                 *_, settings, _ = parser.parse(experiment.arguments(output_dir, seed))
                 differing = differing_settings(folder, settings, ignored)
+                if settings.get("eval_robustness") and not has_robustness(folder, experiment):
+                    differing = "eval_robustness False -> True"
                 if differing:
                     raise InputError(
                         f"{folder} was run with other settings ({differing}): remove it, or choose another --output_dir"
@@ -175,6 +195,10 @@ class Runner:
     def run(self, experiment, seed):
         """One run; returns its exit code, 0 at once when it is finished already, None when all are being stopped."""
         folder = experiment.folder(self.output_dir, seed)
+        if not (folder / REPORT).exists() and is_locked(folder):
+            logger.info(f"{experiment.name}, seed {seed}: another process runs it: waiting")
+            while is_locked(folder) and not self.stopped.wait(2):
+                pass
         if (folder / REPORT).exists():
             return 0
         if self.stopped.is_set():
@@ -231,7 +255,10 @@ class Runner:
 def make_parser():
     """The command line of this module."""
     parser = argparse.ArgumentParser(
-        prog="python -m kd_trainer.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m kd_trainer.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("recipes", nargs="+", help="Recipes; the second line of each is its command.")
     parser.add_argument("--output_dir", required=True, help="Folder of the runs, of table.md, .json and .png.")
@@ -253,14 +280,18 @@ def main(argv):
     own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = make_parser().parse_args(own)
     check_sizes(args, "jobs")
-    if len(set(args.seeds)) < len(args.seeds):
-        raise InputError("a seed stands twice in --seeds: give each once")
+    if len(set(args.seeds)) < len(args.seeds) or not all(0 <= seed < 2**32 for seed in args.seeds):
+        raise InputError(f"--seeds {args.seeds}: give numbers from 0 to 2^32 - 1, each once")
+    if not args.output_dir:
+        raise InputError("--output_dir is empty: name the folder for the runs and the table")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise InputError("the plot needs matplotlib: pip install 'kd_trainer[plot]'") from None
     folder = Path(args.output_dir)
     check_writable(folder, "--output_dir")
+    if (folder / "table.md").exists() and not (folder / "table.json").is_file():
+        raise InputError(f"{folder / 'table.md'} is not of a comparison: choose another --output_dir")
     experiments = plan(args.recipes, flags, args.seeds, folder)
     baseline = experiments[0].name if args.baseline is None else args.baseline
     if baseline not in [experiment.name for experiment in experiments]:

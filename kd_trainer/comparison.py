@@ -1,25 +1,37 @@
 """The table of a set of runs: means over seeds, each row against the plain one."""
 
+import dataclasses
 import json
 
 import numpy as np
 from safetensors import SafetensorError
 
+from .arguments import DataArguments
 from .errors import InputError
-from .output_folder import REPORT, SCORED
+from .output_folder import DIGEST, REPORT, SCORED
 from .report import read_scored
 from .robustness import MEASURES
 from .significance import SeedVariance, holm, paired_test
 
 LEVEL = 0.05
+DATA_FLAGS = {field.name for field in dataclasses.fields(DataArguments)}
+
+
+def has_robustness(folder, experiment):
+    """Whether a finished run has measured it; a damaged report is [`read_runs`]'s to explain."""
+    try:
+        return "robustness" in json.loads((folder / REPORT).read_text(encoding="utf-8"))[experiment.row]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def read_runs(experiment, seeds, output_dir):
     """
-    An experiment's finished runs as a row: see [`collect`], with `correct` (whether a run has a text right) and
-    `scored_on` (what identifies the texts). None when no run is finished.
+    An experiment's finished runs as a row, see [`collect`], with `correct` (whether a run has a text right),
+    `scored_on` (what identifies the texts) and `trained_on` (by data flags, what identifies the data). None when no
+    run is finished.
     """
-    reports, correct, scored_on = {}, [], set()
+    reports, correct, scored_on, trained_on = {}, [], set(), {}
     for seed in seeds:
         folder = experiment.folder(output_dir, seed)
         if not (folder / REPORT).exists():
@@ -35,6 +47,10 @@ def read_runs(experiment, seeds, output_dir):
                 "folder, the run is then done again"
             ) from None
         scored_on.add((labels.tobytes(), report.get("texts_sha256")))
+        data_flags = {name: report["settings"][name] for name in DATA_FLAGS & report["settings"].keys()}
+        wanted = json.dumps(data_flags, sort_keys=True)
+        digest = (folder / DIGEST).read_text() if (folder / DIGEST).exists() else ""
+        trained_on.setdefault(wanted, {})[digest] = folder
     if not reports:
         return None
     # Where the run was made decides it, not where the table is.
@@ -45,7 +61,7 @@ def read_runs(experiment, seeds, output_dir):
     if all("robustness" in report for report in reports.values()):
         row["robustness"] = {name: [report["robustness"][name] for report in reports.values()] for name in MEASURES}
         row["robustness_rows"] = next(iter(reports.values()))["robustness"]["rows"]
-    return {**row, "correct": np.array(correct), "scored_on": scored_on}
+    return {**row, "correct": np.array(correct), "scored_on": scored_on, "trained_on": trained_on}
 
 
 def collect(experiments, seeds, output_dir, baseline):
@@ -67,7 +83,18 @@ def collect(experiments, seeds, output_dir, baseline):
     """
     rows = [row for row in (read_runs(experiment, seeds, output_dir) for experiment in experiments) if row]
     if len(set().union(*(row.pop("scored_on") for row in rows))) > 1:
-        raise InputError(f"the runs in {output_dir} were scored on different texts: give all the same test_file")
+        raise InputError(
+            f"the runs in {output_dir} were scored on different texts: give all the same test_file and samples"
+        )
+    trained_on = {}
+    for row in rows:
+        for wanted, digests in row.pop("trained_on").items():
+            trained_on.setdefault(wanted, {}).update(digests)
+    for digests in trained_on.values():
+        if len(digests) > 1:
+            raise InputError(
+                f"the data has changed between the runs {' and '.join(map(str, digests.values()))}: remove one"
+            )
     plain = next((row for row in rows if row["name"] == baseline), None)
     if plain is None:
         raise InputError(f"the baseline {baseline} has no finished run: mend it first, its log says what is wrong")

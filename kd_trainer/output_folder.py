@@ -198,6 +198,18 @@ def lock(folder):
     locked[folder.resolve()] = file
 
 
+def is_locked(folder):
+    """Whether another process writes into `folder`."""
+    if fcntl is None or not (folder / LOCK).exists():
+        return False
+    with (folder / LOCK).open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 class TrainingClock(TrainerCallback):
     """Seconds of training, those before a resumed checkpoint included."""
 

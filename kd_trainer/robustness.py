@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from .adversarial import Attack, PerturbedEmbeddings, input_embeddings
 from .batches import NO_LABEL
+from .errors import InputError
 from .inference import predict_logits
 from .text_noise import add_noise
 
@@ -80,7 +81,13 @@ def check_attackable(model, tokenizer, max_length):
     Raises:
         `InputError`: For a model whose embeddings cannot be perturbed; better said before it is trained.
     """
-    attacked_logits(model, tokenizer, ["一二 one", "三 two three"], [0, 0], max_length, ATTACKS["fgm"])
+    try:
+        attacked_logits(model, tokenizer, ["一二 one", "三 two three"], [0, 0], max_length, ATTACKS["fgm"])
+    except (ValueError, RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be perturbed ({' '.join(str(error).split())[:200]}): leave --adversarial "
+            "and --eval_robustness out"
+        ) from error
 
 
 def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=64):

@@ -62,9 +62,11 @@ def paired_test(correct, baseline_correct, seeds=None):
     differences = correct.mean(axis=0) - baseline_correct.mean(axis=0)
     difference = float(differences.mean())
     runs = 1 / len(correct) + 1 / len(baseline_correct)
+    if difference == 0 or len(differences) < 2:
+        return difference, 1.0
     variance = differences.var(ddof=1) / len(differences) + seeds.own * runs
-    if variance == 0:
-        return difference, 1.0 if difference == 0 else 0.0
+    if variance == 0:  # every text alike: as likely as that many coins
+        return difference, 2.0 ** (1 - len(differences))
     # Few seeds leave their variance uncertain.
     freedom = seeds.freedom * (variance / (seeds.observed * runs)) ** 2 if seeds.observed else math.inf
     return difference, float(2 * t.sf(abs(difference) / math.sqrt(variance), freedom))

@@ -231,8 +231,14 @@ def check_model(run, model, tokenizer, max_length):
     Says before the training what would fail in the middle or after it.
 
     Raises:
-        `InputError`: For `--adversarial` or `--eval_robustness` with a model whose embeddings cannot be perturbed.
+        `InputError`: For `--adversarial` or `--eval_robustness` with a model whose embeddings cannot be perturbed, and
+            for `--gradient_checkpointing` with one that cannot do it.
     """
+    if run.args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(f"{type(model).__name__} cannot do --gradient_checkpointing: leave it out")
+    idle = sorted(name for name in run.settings if name.startswith("adversarial_"))
+    if run.args.adversarial == "none" and idle:
+        logger.warning(f"{', '.join(f'--{name}' for name in idle)}: no effect without --adversarial")
     if run.args.adversarial != "none" or run.run_args.eval_robustness:
         check_attackable(model, tokenizer, max_length)
 
