@@ -296,6 +296,9 @@ def main(argv):
     baseline = experiments[0].name if args.baseline is None else args.baseline
     if baseline not in [experiment.name for experiment in experiments]:
         raise InputError(f"--baseline {baseline}: none of the recipes has that name: give the name of its file")
+    experiments.sort(
+        key=lambda experiment: experiment.name != baseline
+    )  # it stands first, the others as they are given
     failed = Runner(folder, args.jobs).run_all(experiments, args.seeds)
     rows, seed_variance = collect(experiments, args.seeds, folder, baseline)
     table = format_comparison(rows, seed_variance, baseline)

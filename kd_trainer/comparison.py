@@ -179,7 +179,8 @@ def draw(rows, seed_variance, baseline, path):
     left.set_yticks(places, [row["name"] + (" (bf16)" if row["note"] else "") for row in rows])
     left.invert_yaxis()
     found = f"; green: better, red: worse, p < {LEVEL}" if seed_variance.freedom else ""
-    left.set_xlabel(f"test accuracy, % (dot: a seed, bar: mean, dashed: {baseline}{found})")
+    left.set_title(f"dot: a seed; bar: mean; dashed: {baseline}{found}", loc="left", fontsize=9)
+    left.set_xlabel("test accuracy, %")
     right.set_xlabel("training, seconds")
     right.margins(x=0.2)
     for axes in (left, right):

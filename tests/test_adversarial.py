@@ -1,13 +1,25 @@
 """Perturbed embeddings against attacks written out by hand, which write into weights or pass `inputs_embeds`."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
 from conftest import refused
+from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+    set_seed,
+)
 
-from kd_trainer.adversarial import Attack, PerturbedEmbeddings, adversarial_losses
+from kd_trainer.adversarial import Attack, PerturbedEmbeddings, adversarial_losses, input_embeddings
 from kd_trainer.arguments import AdversarialTrainingArguments
 
 ATTACKS = {
@@ -431,6 +443,137 @@ def test_a_loss_that_does_not_see_the_embeddings_is_refused(make_model):
     perturbed = PerturbedEmbeddings(model.get_input_embeddings(), batch["attention_mask"])
     with perturbed, pytest.raises(ValueError, match="does not depend on the input embeddings"):
         adversarial_losses(ATTACKS["fgm"], perturbed, detached, parameters)
+
+
+# Models that do not call their embeddings once
+
+
+def encoder_decoder(name, vocab_size, eos_token_id):
+    """A tiny Bart or T5."""
+    set_seed(0)
+    tokens = {"pad_token_id": PAD, "eos_token_id": eos_token_id, "decoder_start_token_id": eos_token_id}
+    if name == "bart":
+        sizes = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 40, "bos_token_id": 1}
+        sizes |= {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        sizes |= {"dropout": 0.0, "init_std": 0.5}
+        return BartForSequenceClassification(
+            BartConfig(vocab_size=vocab_size, d_model=16, num_labels=3, **tokens, **sizes)
+        )
+    sizes = {"d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0, "classifier_dropout": 0.0}
+    return T5ForSequenceClassification(T5Config(vocab_size=vocab_size, d_model=16, num_labels=3, **tokens, **sizes))
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_of_an_encoder_decoder_the_encoders_embeddings_are_perturbed(name):
+    model, batch, outputs = encoder_decoder(name, 10, eos_token_id=9).train(), make_batch((5, 3, 6, 4)), {}
+    lengths = batch["attention_mask"].sum(1)
+    batch["input_ids"][torch.arange(4), lengths - 1] = 9
+    attack = Attack("fgm", epsilon=0.02)
+    perturbed = PerturbedEmbeddings(input_embeddings(model), batch["attention_mask"], input_ids=batch["input_ids"])
+    with perturbed:
+        for side in ("encoder", "decoder"):
+            kept = outputs[side] = []
+            embedding = model.base_model.get_submodule(side).get_input_embeddings()
+            embedding.register_forward_hook(lambda *args, kept=kept: kept.append(args[-1].detach().clone()))
+        clean, adversarial, _ = adversarial_losses(
+            attack, perturbed, lambda: model(**batch).loss, list(model.parameters())
+        )
+    assert clean < adversarial < clean + 0.5
+    assert [len(kept) for kept in outputs.values()] == [2, 2]
+    change = outputs["encoder"][1] - outputs["encoder"][0]
+    assert norms(change) == pytest.approx(np.full(4, 0.02), rel=1e-3)
+    assert not change[batch["attention_mask"] == 0].any()
+    assert torch.equal(*outputs["decoder"])
+
+
+def test_a_model_that_pads_by_itself_is_perturbed_where_the_text_is():
+    set_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"max_position_embeddings": 40, "initializer_range": 0.5, "hidden_dropout_prob": 0.0}
+    config = LongformerConfig(
+        vocab_size=10, num_labels=3, attention_window=8, attention_probs_dropout_prob=0.0, **sizes
+    )
+    model, batch, outputs = LongformerForSequenceClassification(config).train(), make_batch((5, 3, 6, 4)), []
+    perturbed = PerturbedEmbeddings(input_embeddings(model), batch["attention_mask"], input_ids=batch["input_ids"])
+    with perturbed:
+        perturbed.embedding.register_forward_hook(lambda *args: outputs.append(args[-1].detach()))
+        clean, adversarial, _ = adversarial_losses(
+            Attack("fgm", epsilon=0.02), perturbed, lambda: model(**batch).loss, list(model.parameters())
+        )
+    assert clean < adversarial < clean + 0.5
+    change = outputs[1] - outputs[0]
+    assert change.shape[1] == 8  # a whole window
+    assert norms(change) == pytest.approx(np.full(4, 0.02), rel=1e-3)
+    assert not change[:, 6:].any() and not change[:, :6][batch["attention_mask"] == 0].any()
+
+
+def xlnet(vocab_size):
+    """A tiny XLNet, which turns its input around before it is embedded: `(sequence_length, batch_size)`."""
+    return XLNetForSequenceClassification(
+        XLNetConfig(vocab_size=vocab_size, d_model=16, n_layer=1, n_head=2, d_inner=16, num_labels=3, pad_token_id=PAD)
+    )
+
+
+def misled(model, how):
+    """The model with embeddings that cannot be perturbed, in one of the ways of `MISLED`."""
+    if how == "tuple":
+        model.get_input_embeddings().register_forward_hook(lambda module, args, output: (output, None))
+        return model
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def embeds_more(input_ids=None, **kwargs):
+        embed = model.get_input_embeddings()
+        if how == "other texts before":
+            embed(input_ids[:, :1])
+        outputs = forward(input_ids=input_ids, **kwargs)
+        if how in ("twice", "other texts after"):
+            embed(input_ids if how == "twice" else input_ids[:, :1])
+        return outputs
+
+    model.forward = embeds_more
+    return model
+
+
+MISLED = {
+    "twice": "calls more than once in a forward",
+    "other texts before": "embeds something else than its input_ids",
+    "other texts after": "embeds other texts besides",
+    "tuple": "return a tuple",
+}
+
+
+@pytest.mark.parametrize("scope", ["example", "matrix"])
+@pytest.mark.parametrize("how", MISLED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_that_are_not_one_tensor_of_one_call_are_refused(make_model, kind, how, scope):
+    with refused(MISLED[how]):
+        batch = make_batch()
+        Run(Attack("fgm", scope=scope), misled(make_model(kind), how), batch, input_ids=batch["input_ids"])
+
+
+@pytest.mark.parametrize("size", [3, 4, 6], ids=["fewer rows than tokens", "as many", "more"])
+def test_a_model_that_embeds_something_else_than_its_input_is_refused(size):
+    batch = make_batch((4, 2, 3, 4, 4, 1)[:size])
+    with refused("embeds something else than its input_ids"):
+        Run(ATTACKS["fgm"], xlnet(10).train(), batch, input_ids=batch["input_ids"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_clean_and_norms_are_those_of_the_embeddings_that_are_no_padding(dtype):
+    set_seed(0)
+    embedding, batch = torch.nn.Embedding(10, 7).to(dtype), make_batch((5, 2, 6, 0))  # its padding is not zero
+    with PerturbedEmbeddings(embedding, batch["attention_mask"]) as perturbed:
+        embedding(batch["input_ids"])
+        perturbed.delta.data.fill_(3.0)
+        embedding(batch["input_ids"])
+    table, mask = embedding.weight.detach().double().numpy(), batch["attention_mask"].numpy()[..., None]
+    expected = table[batch["input_ids"].numpy()]
+    np.testing.assert_array_equal(perturbed.clean.double().numpy(), expected)
+    assert not perturbed.clean.requires_grad
+    assert perturbed.norms().shape == (4, 1, 1) and perturbed.norms().dtype == torch.float32
+    np.testing.assert_allclose(perturbed.norms().flatten(), np.sqrt(((expected * mask) ** 2).sum((1, 2))), rtol=1e-6)
+    assert perturbed.norms()[3] == 0
 
 
 # Gradients that say nothing

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_adversarial import assert_close, by_hand
+from conftest import refused
+from test_adversarial import MISLED, assert_close, by_hand, by_writing, encoder_decoder, misled, xlnet
 from test_trainer import (
     NO_DROPOUT,
     PLAIN_SGD,
@@ -433,6 +434,97 @@ def test_models_of_transformers_take_a_step(lab, name, scope):
     assert weights(model).isfinite().all() and not torch.equal(weights(model), start)
 
 
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_encoder_decoders_take_a_step(lab, name):
+    tokenizer = lab.tokenizers["bert"]
+    model = encoder_decoder(name, len(tokenizer), tokenizer.sep_token_id)
+    dataset = lab.dataset(8, "bert", None).select_columns(["input_ids", "attention_mask", "labels"])
+    start = weights(model)
+    args = {"adversarial_epsilon": 0.02, **EVERY_STEP}
+    trainer = lab.trainer(model, dataset, "bert", args=args, method="fgm")
+    trainer.train()
+    (entry,) = logged(trainer)
+    assert entry["clean_loss"] < entry["adversarial_loss"] < entry["clean_loss"] + 1
+    assert weights(model).isfinite().all() and not torch.equal(weights(model), start)
+
+
+@pytest.mark.parametrize("how", [*MISLED, "xlnet", "xlnet, as many rows as tokens"])
+def test_a_model_whose_embeddings_cannot_be_perturbed_is_refused_at_the_first_step(lab, how):
+    if how in MISLED:
+        model, dataset, kind, words = misled(lab.student(), how), lab.dataset(teacher=None), "bilstm", MISLED[how]
+    else:
+        kind, words = "bert", "embeds something else than its input_ids"
+        model, dataset = xlnet(len(lab.tokenizers[kind])), lab.dataset(32, kind, None)
+        dataset = dataset.select_columns(["input_ids", "attention_mask", "labels"])
+    width = max(map(len, dataset["input_ids"]))
+    args = {"per_device_train_batch_size": width} if "," in how else {}
+    start = weights(model)
+    trainer = lab.trainer(model, dataset, kind, args=args, method="fgm")
+    if "," in how:
+        # The longest text in the first batch: it is as long as there are rows.
+        rows = sorted(range(len(dataset)), key=lambda row: -len(dataset[row]["input_ids"]))
+        trainer.train_dataset = dataset.select(rows[:width])
+    with refused(words):
+        trainer.train()
+    assert trainer.state.global_step == 0 and torch.equal(weights(model), start)
+
+
+@pytest.mark.parametrize("method", ["fgm", "pgd"])
+def test_by_matrix_a_step_of_one_micro_batch_is_that_of_a_matrix_that_is_written_to(lab, method):
+    model = lab.student()
+    batch = {**lab.padded("bilstm", 32), "labels": lab.targets(32)}
+    *_, expected = by_writing(Attack(method, 0.4, 0.25, 3, "matrix"), model, batch)
+    args = {"adversarial_scope": "matrix", "gradient_accumulation_steps": 1}
+    assert_close(lab.step_gradient(model, lab.dataset(teacher=None), args=args, method=method), expected, 1e-5)
+
+
+REFUSED_MODES = {
+    "matrix": ({"adversarial_scope": "matrix", "gradient_accumulation_steps": 2}, "several micro-batches"),
+    "reentrant": (
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        "reentrant --gradient_checkpointing",
+    ),
+}
+
+
+@pytest.mark.parametrize("distil", [False, True], ids=["plain", "distil"])
+@pytest.mark.parametrize("mode", REFUSED_MODES)
+@pytest.mark.parametrize("way", ["search", "arguments"])
+def test_an_attack_that_is_turned_on_later_is_refused_at_the_first_step(lab, way, mode, distil):
+    (column, args), (settings, words) = teaching(distil), REFUSED_MODES[mode]
+    args |= {**settings, "per_device_train_batch_size": 8}
+    dataset = lab.dataset(32, "bert", column)
+    trainer = lab.trainer(lambda: lab.student("bert"), dataset, "bert", distil, args)
+    if way == "search":
+        trainer.hp_search_backend = HPSearchBackend.WANDB
+        trainer._hp_search_setup({"adversarial": "fgm"})
+    else:
+        trainer.args.adversarial = "fgm"
+    with refused("--adversarial fgm cannot work with", words):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    # Once refused, it is not taken the second time.
+    with refused("--adversarial fgm cannot work with", words):
+        trainer.train()
+    trainer.args.adversarial = "none"
+    trainer.train()
+    assert trainer.state.global_step > 0
+
+
+@pytest.mark.parametrize("way", ["search", "arguments"])
+def test_a_mode_that_an_attack_cannot_work_with_is_refused_when_it_is_turned_on_later(lab, way):
+    args = {"adversarial_scope": "matrix", "per_device_train_batch_size": 8}
+    trainer = lab.trainer(lambda: lab.student(), lab.dataset(teacher=None), args=args, method="fgm")
+    if way == "search":
+        trainer.hp_search_backend = HPSearchBackend.WANDB
+        trainer._hp_search_setup({"gradient_accumulation_steps": 2})
+    else:
+        trainer.args.gradient_accumulation_steps = 2
+    with refused("--adversarial fgm cannot work with", "several micro-batches"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_checkpointing_gives_the_same_gradient(lab, method):
     model, dataset = lab.student("bert"), lab.dataset(kind="bert", teacher=None)
@@ -451,6 +543,10 @@ def test_gradient_checkpointing_gives_the_same_gradient(lab, method):
         (
             "reentrant --gradient_checkpointing",
             {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        ),
+        (
+            "--adversarial_scope matrix over several micro-batches.*use example",
+            {"adversarial_scope": "matrix", "gradient_accumulation_steps": 2},
         ),
     ],
 )

@@ -1,16 +1,17 @@
 """Comparing recipes: real runs once, then what is refused, resumed and reported, with runs that are only pretended."""
 
 import contextlib
-import copy
 import importlib
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,11 +20,14 @@ import pytest
 import torch
 import yaml
 from conftest import LABEL_NAMES, make_rows, refused
-from scipy.stats import norm
+from scipy.special import betainc, erfc
 
-from kd_trainer import compare
+from kd_trainer import compare, comparison, report
 from kd_trainer.errors import InputError
+from kd_trainer.output_folder import plain
 from kd_trainer.report import read_scored, write_json, write_scored
+from kd_trainer.robustness import MEASURES
+from kd_trainer.significance import SeedVariance
 
 PROJECT = Path(__file__).parent.parent
 STUDENT = {"embedding_size": 12, "hidden_size": 8, "dropout": 0.1}
@@ -35,6 +39,14 @@ TRAINING = {
     "do_train": True, "do_predict": True, "use_cpu": True, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2,
     "learning_rate": 0.01,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_benchmark():
+    """How fast a model is takes seconds to measure and is not the matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "measure_speed", lambda *args: {"latency_ms": 1.0, "texts_per_s": 1.0})
+        yield
 
 
 def write_data(folder, size=60, seed=2, name="test"):
@@ -72,21 +84,39 @@ def recipes(data, tmp_path_factory):
     return [str(plain), str(write_recipe(folder, "faster", {**settings, "learning_rate": 0.05}))]
 
 
-def run_inside(command, stdout, stderr, env):
-    """`subprocess.run` of a run in this process: as real as in its own, without the seconds of an import."""
-    with contextlib.redirect_stdout(stdout):
-        try:
-            importlib.import_module(command[2]).main(command[3:])
-        except InputError as error:
-            print(error)
-            return SimpleNamespace(returncode=2)
-    return SimpleNamespace(returncode=0)
+class Inside:
+    """Stands for the module `subprocess`: a run is as real as in its own process, without the seconds of an import."""
+
+    STDOUT = subprocess.STDOUT
+
+    def Popen(self, command, stdout, stderr, env):
+        code = 0
+        with contextlib.redirect_stdout(stdout):
+            try:
+                importlib.import_module(command[2]).main(command[3:])
+            except InputError as error:
+                print(error)
+                code = 2
+        return Ended(code)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended."""
+
+    code: int
+
+    def wait(self):
+        return self.code
+
+    def terminate(self):
+        """Too late."""
 
 
 @pytest.fixture
 def inside(monkeypatch):
     """Runs happen in this process, one at a time."""
-    monkeypatch.setattr(compare, "subprocess", SimpleNamespace(run=run_inside, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(compare, "subprocess", Inside())
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +124,7 @@ def real(recipes, tmp_path_factory):
     """Folder of a comparison of two recipes and two seeds that were really run, and what it printed."""
     folder = tmp_path_factory.mktemp("compared") / "new" / "folder"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.setattr(compare, "subprocess", SimpleNamespace(run=run_inside, STDOUT=subprocess.STDOUT))
+        patch.setattr(compare, "subprocess", Inside())
         compare.main([*recipes, "--seeds", "1", "2", "--output_dir", str(folder)])
     return SimpleNamespace(folder=folder, printed=printed.getvalue())
 
@@ -118,21 +148,22 @@ def table_cells(table):
 
 class Pretended:
     """
-    Stands for the module `subprocess`: its `run` trains nothing and writes at once what a run would.
+    Stands for the module `subprocess`: its processes train nothing and write at once what a run would.
 
     Args:
-        failing (`set[str]`): Names of recipes whose runs fail.
-        labels (`dict[str, list[int]]`): By recipe, where they are not the usual ones.
-        seconds (`float`): How long a run takes.
+        codes (`dict[str, int]`): Exit codes of the runs of these recipes, which write nothing.
+        labels (`dict[tuple[str, int], list[int]]`): By recipe and seed, where they are not the usual ones.
+        seconds (`float`): How long a run takes that writes something.
+        robust (`list[str]`): Names of recipes whose robustness is measured.
     """
 
     STDOUT = subprocess.STDOUT
 
-    def __init__(self, failing=(), labels=None, seconds=0.0):
-        self.failing, self.labels, self.seconds = set(failing), labels or {}, seconds
+    def __init__(self, codes=None, labels=None, seconds=0.0, robust=()):
+        self.codes, self.labels, self.seconds, self.robust = codes or {}, labels or {}, seconds, robust
         self.commands, self.environments, self.events, self.lock = [], [], [], threading.Lock()
 
-    def run(self, command, stdout, stderr, env):
+    def Popen(self, command, stdout, stderr, env):
         python, option, script, *arguments = command
         assert (python, option, stderr) == (sys.executable, "-m", subprocess.STDOUT)
         *_, args, settings, _ = importlib.import_module(script).make_parser().parse(arguments)
@@ -142,22 +173,28 @@ class Pretended:
             self.commands.append(command)
             self.environments.append(env)
             self.events.append(("start", name, seed))
-        time.sleep(self.seconds)
+        code = self.codes.get(name, 0)
+        time.sleep(0 if code else self.seconds)
         stdout.write(f"{name} {seed}\n")
-        if name not in self.failing:
-            generator = np.random.default_rng([seed, *name.encode()])
-            labels = np.array(self.labels.get(name, np.arange(60) % 3))
-            logits = generator.normal(size=(len(labels), 3)).astype(np.float32) + np.eye(3, dtype=np.float32)[labels]
-            folder.mkdir(parents=True, exist_ok=True)
-            role = compare.ROWS[script]
-            accuracy = float((logits.argmax(1) == labels).mean())
-            write_scored(folder, labels, {"teacher": -logits, role: logits} if role == "distilled" else {role: logits})
-            (folder / "recipe.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-            row = {"accuracy": accuracy, "f1": accuracy - 0.01, "train_seconds": 10.0 + seed}
-            write_json(folder / "report.json", {role: row})
+        if not code:
+            self.write(folder, name, seed, compare.ROWS[script], settings)
         with self.lock:
             self.events.append(("end", name, seed))
-        return SimpleNamespace(returncode=2 * (name in self.failing))
+        return Ended(code)
+
+    def write(self, folder, name, seed, role, settings):
+        """The files of a finished run."""
+        generator = np.random.default_rng([seed, *name.encode()])
+        labels = np.array(self.labels.get((name, seed), np.arange(60) % 3))
+        logits = generator.normal(size=(len(labels), 3)).astype(np.float32) + np.eye(3, dtype=np.float32)[labels]
+        folder.mkdir(parents=True, exist_ok=True)
+        accuracy = float((logits.argmax(1) == labels).mean())
+        write_scored(folder, labels, {"teacher": -logits, role: logits} if role == "distilled" else {role: logits})
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(plain(settings)), encoding="utf-8")
+        row = {"accuracy": accuracy, "f1": accuracy - 0.01, "train_seconds": 10.0 + seed}
+        if name in self.robust:
+            row["robustness"] = {"rows": len(labels), **dict.fromkeys(MEASURES, accuracy / 2)}
+        write_json(folder / "report.json", {role: row, "settings": plain(settings)})
 
     @property
     def runs(self):
@@ -204,12 +241,17 @@ def test_numbers_equal_numpys_over_the_reports(real):
             values = [report["student"][key] for report in reports]
             assert row[key] == values
             assert cell[head] == f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
-        for name in ("fgm", "pgd", "noise_5", "noise_10"):
+        for name in ("clean", "fgm", "pgd", "noise_5", "noise_10"):
             values = [report["student"]["robustness"][name] for report in reports]
             assert row["robustness"][name] == values
-            assert cell[name.replace("_", " ")] == f"{100 * np.mean(values):.1f}"
+            assert cell[name.replace("_", " ")] == f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
         assert row["train_seconds"] == [report["student"]["train_seconds"] for report in reports]
     assert reports[0]["student"]["accuracy"] != reports[1]["student"]["accuracy"]  # the seeds are really others
+
+
+def two_sided(t, freedom):
+    """Two-sided p of Student's t by the incomplete beta function; of a normal distribution for infinite freedom."""
+    return erfc(abs(t) / np.sqrt(2)) if np.isinf(freedom) else betainc(freedom / 2, 0.5, freedom / (freedom + t**2))
 
 
 def recomputed(folder, names, seeds, role="student"):
@@ -218,17 +260,21 @@ def recomputed(folder, names, seeds, role="student"):
     for name in names:
         answers = [read_scored(folder / name / f"seed_{seed}") for seed in seeds]
         correct[name] = np.array([logits[role].argmax(axis=1) == labels for labels, logits in answers]).astype(float)
-    spread = 0.0
+    between = own = 0.0
     if len(seeds) > 1:
         answers = np.array([correct[name] for name in names])
         between, within = answers.mean(axis=2).var(axis=1, ddof=1).mean(), answers.var(axis=1, ddof=1).mean()
-        spread = max(0.0, between - within / answers.shape[2])
+        own = max(0.0, between - within / answers.shape[2])
     results = []
     for name in names[1:]:
         shares = correct[name].mean(axis=0) - correct[names[0]].mean(axis=0)
-        variance = shares.var(ddof=1) / len(shares) + 2 * spread / len(seeds)
-        p = 2 * norm.cdf(-abs(shares.mean()) / np.sqrt(variance)) if shares.any() else 1.0
-        results.append((shares.mean(), p))
+        variance = shares.var(ddof=1) / len(shares) + 2 * own / len(seeds)
+        # Satterthwaite: the squared variance over the sum of the squared estimates, each over its freedom. That of the
+        # seeds is 2 / number of seeds times a mean of squares; that of the texts counts as known.
+        freedom = np.inf
+        if between:
+            freedom = variance**2 / ((2 * between / len(seeds)) ** 2 / (len(names) * (len(seeds) - 1)))
+        results.append((shares.mean(), two_sided(shares.mean() / np.sqrt(variance), freedom) if shares.any() else 1.0))
     return results
 
 
@@ -320,14 +366,22 @@ def concurrent(events):
     return pairs
 
 
+def write_teacher(folder, name, data):
+    """The recipe of a teacher that is only pretended, as a string."""
+    folder.mkdir(exist_ok=True)
+    settings = {**data, **TEACHER, **TRAINING, "output_dir": str(folder / name)}
+    return str(write_recipe(folder, name, settings, "run_teacher.py"))
+
+
 @pytest.fixture
 def many(data, tmp_path):
     """Recipes: a student, and two distillations by each of two teachers."""
     settings = {**data, **STUDENT, **TRAINING}
     paths = [write_recipe(tmp_path, "plain", settings)]
     for teacher in "ab":
+        recipe = write_teacher(tmp_path, teacher, data)
         for temperature in (1, 2):
-            taught = {**settings, "teacher_recipe": f"{teacher}.yaml", "temperature": temperature}
+            taught = {**settings, "teacher_recipe": recipe, "temperature": temperature}
             paths.append(write_recipe(tmp_path, f"{teacher}{temperature}", taught, "run_distill.py"))
     return list(map(str, paths))
 
@@ -347,17 +401,54 @@ def test_every_run_is_run_once_and_as_many_at_a_time_as_asked(many, tmp_path, pr
         share = max(1, (os.cpu_count() or 1) // jobs)
         assert {environment["OMP_NUM_THREADS"] for environment in runs.environments} == {str(share)}
     else:
-        assert all(environment is os.environ for environment in runs.environments)
+        assert all(environment == os.environ for environment in runs.environments)
     rows = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))["rows"]
     assert [row["name"] for row in rows] == names  # as they were named, whoever ended first
 
 
 def test_a_teacher_named_after_the_dashes_is_trained_once_too(data, tmp_path, pretended):
-    settings = {**data, **STUDENT, **TRAINING}
+    settings, teacher = {**data, **STUDENT, **TRAINING}, write_teacher(tmp_path, "teacher", data)
     paths = [str(write_recipe(tmp_path, name, settings, "run_distill.py")) for name in ("one", "two", "three")]
     runs = pretended(seconds=0.05)
-    compare.main([*paths, "--jobs", "3", "--output_dir", str(tmp_path / "out"), "--", "--teacher_recipe=teacher.yaml"])
+    compare.main([*paths, "--jobs", "3", "--output_dir", str(tmp_path / "out"), "--", f"--teacher_recipe={teacher}"])
     assert not [pair for pair in concurrent(runs.events) if runs.runs[0] in pair]
+
+
+@pytest.mark.parametrize("flags", [[], ["--max_train_samples=48"]])
+def test_flags_give_distillations_a_teacher_of_their_own(data, tmp_path, inside, flags):
+    usual, own = tmp_path / "usual", tmp_path / "out" / "teachers" / "teach"
+    teacher = {**data, **TEACHER, **TRAINING, "max_steps": 1, "eval_steps": 1, "output_dir": str(usual)}
+    recipe = write_recipe(tmp_path, "teach", teacher, "run_teacher.py")
+    settings = {**data, **STUDENT, **TRAINING, "max_steps": 1, "eval_steps": 1, "teacher_recipe": str(recipe)}
+    taught = write_recipe(tmp_path, "taught", settings, "run_distill.py")
+    compare.main([str(taught), "--output_dir", str(tmp_path / "out"), *(["--", *flags] if flags else [])])
+    assert [(folder / "report.json").exists() for folder in (usual, own)] == [not flags, bool(flags)]
+    assert not (own if not flags else usual).exists()
+    rows = json.loads(((own if flags else usual) / "report.json").read_text(encoding="utf-8"))["data"]["rows"]
+    assert rows["train"] == (48 if flags else 96)
+
+
+def test_a_teacher_that_is_named_stays_the_one_that_is_named(data, tmp_path):
+    settings = {**data, **STUDENT, **TRAINING, "teacher_recipe": write_teacher(tmp_path, "teacher", data)}
+    for named, flags in ((None, ["--teacher_name_or_path=mine"]), ("mine", ["--max_train_samples=50"]), ("mine", [])):
+        recipe = write_recipe(tmp_path, "one", {**settings, "teacher_name_or_path": named}, "run_distill.py")
+        (experiment,) = compare.plan([str(recipe)], flags, [1], tmp_path / "out")
+        *_, found, _ = importlib.import_module("run_distill").make_parser().parse(experiment.arguments(tmp_path, 1))
+        assert found["teacher_name_or_path"] == "mine" and experiment.flags == tuple(flags)
+
+
+def test_two_teachers_of_one_name_are_refused_where_they_would_share_a_folder(data, tmp_path, pretended):
+    settings, output = {**data, **STUDENT, **TRAINING}, tmp_path / "out"
+    teachers = [write_teacher(tmp_path / name, "teacher", data) for name in ("first", "second")]
+    paths = [
+        write_recipe(tmp_path, name, {**settings, "teacher_recipe": teacher}, "run_distill.py")
+        for name, teacher in zip(("one", "two"), teachers, strict=True)
+    ]
+    arguments = [*map(str, paths), "--output_dir", str(output)]
+    refuses([*arguments, "--", "--max_train_samples=50"], pretended(), output, *teachers)
+    runs = pretended()
+    compare.main(arguments)  # each in the folder that its recipe names
+    assert len(runs.commands) == 2
 
 
 def test_what_stands_after_the_dashes_goes_to_every_run(recipes, tmp_path, pretended):
@@ -413,7 +504,7 @@ def test_p_is_adjusted_for_the_number_of_rows(data, tmp_path, pretended):
 def test_a_failing_run_is_named_with_its_log_and_the_others_are_in_the_table(
     many, tmp_path, pretended, capsys, failing
 ):
-    runs = pretended(failing=[failing])
+    runs = pretended(codes={failing: 2})
     output = tmp_path / "out"
     with refused("2 of the runs failed", *(f"{output / failing}/seed_{seed}.log" for seed in (1, 2))):
         compare.main([*many, "--seeds", "1", "2", "--output_dir", str(output)])
@@ -430,7 +521,7 @@ def test_a_row_of_which_some_seeds_failed_is_of_the_others(many, tmp_path, prete
     output = tmp_path / "out"
     pretended()
     compare.main([*many[:2], "--seeds", "1", "2", "--output_dir", str(output)])
-    pretended(failing=["a1"])
+    pretended(codes={"a1": 2})
     with refused("1 of the runs failed", f"{output}/a1/seed_3.log"):
         compare.main([*many[:2], "--seeds", "1", "2", "3", "--output_dir", str(output)])
     rows = json.loads((output / "table.json").read_text(encoding="utf-8"))["rows"]
@@ -438,15 +529,16 @@ def test_a_row_of_which_some_seeds_failed_is_of_the_others(many, tmp_path, prete
 
 
 def test_without_its_baseline_there_is_no_table(many, tmp_path, pretended):
-    pretended(failing=["plain"])
+    pretended(codes={"plain": 2})
     with refused("the baseline plain has no finished run"):
         compare.main([*many[:2], "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out" / "table.md").exists()
 
 
 def test_failing_runs_end_with_exit_code_2(data, recipes, tmp_path, monkeypatch, capsys, inside):
-    # Nothing is wrong with its flags: that the file is not there shows when the run starts.
-    settings = {**data, **STUDENT, **TRAINING, "train_file": str(tmp_path / "nowhere.tsv")}
+    # Nothing is wrong with its flags: that the file is empty shows when the run starts.
+    (tmp_path / "empty.tsv").write_text("")
+    settings = {**data, **STUDENT, **TRAINING, "train_file": str(tmp_path / "empty.tsv")}
     broken = write_recipe(tmp_path, "broken", settings)
     monkeypatch.setattr(sys, "argv", ["compare.py", recipes[0], str(broken), "--output_dir", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as caught:
@@ -455,20 +547,168 @@ def test_failing_runs_end_with_exit_code_2(data, recipes, tmp_path, monkeypatch,
     assert caught.value.code == 2
     assert err.splitlines()[-1].startswith("compare.py: error: 1 of the runs failed")
     assert [row["recipe"] for row in table_cells(out)] == ["plain"]
-    assert "nowhere.tsv: no such file" in (tmp_path / "out" / "broken" / "seed_42.log").read_text(encoding="utf-8")
+    assert "empty.tsv" in (tmp_path / "out" / "broken" / "seed_42.log").read_text(encoding="utf-8")
+
+
+STUB = """
+import os, pathlib, time
+if __name__ == "__main__":
+    pathlib.Path("pids", str(os.getpid())).touch()
+    time.sleep(100)
+else:
+    exec(pathlib.Path({path!r}).read_text(encoding="utf-8"))
+"""
+
+
+@pytest.mark.parametrize("stop, jobs", [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_takes_the_runs_down_and_starts_no_other(data, tmp_path, stop, jobs):
+    # The script that is imported is the real one; the one that is run sleeps.
+    (tmp_path / "run_student.py").write_text(STUB.format(path=str(PROJECT / "run_student.py")), encoding="utf-8")
+    (tmp_path / "pids").mkdir()
+    recipes = [str(write_recipe(tmp_path, name, {**data, **STUDENT, **TRAINING})) for name in ("one", "two", "three")]
+    command = [sys.executable, "-m", "kd_trainer.compare", *recipes, "--jobs", str(jobs), "--output_dir", "out"]
+    # A job in the background of a shell ignores Ctrl-C, and its children with it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        deadline = time.monotonic() + 90
+        while len(pids := list((tmp_path / "pids").iterdir())) < jobs and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(stop)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and err.splitlines()[-1].startswith("interrupted: ") and "Traceback" not in err
+    assert sorted((tmp_path / "pids").iterdir()) == sorted(pids) and len(pids) == jobs
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.name), 0)
+    assert not (tmp_path / "out" / "table.md").exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("code", [-signal.SIGINT, 130])
+def test_a_run_that_is_interrupted_stops_the_others(many, tmp_path, pretended, code, jobs):
+    # Of the first round in which teachers are trained, then of all the others.
+    for interrupted, done in (("a1", ["plain", "a1"] if jobs == 1 else ["a1"]), ("plain", ["plain"])):
+        runs, output = pretended(codes={interrupted: code}, seconds=0.2), tmp_path / interrupted
+        with pytest.raises(KeyboardInterrupt):
+            compare.main([*many, "--jobs", str(jobs), "--seeds", "1", "2", "--output_dir", str(output)])
+        names = [name for name, _ in runs.runs]
+        assert interrupted in names and not (output / "table.md").exists()
+        if jobs == 1 or interrupted == "a1":
+            assert names == done
+        else:  # one beside it may have begun; every teacher has been trained before
+            assert names[:2] == ["a1", "b1"] and len(names) <= 4
+    # Any other end stops nothing.
+    runs = pretended(codes={"plain": -signal.SIGKILL})
+    with refused("the baseline plain has no finished run"):
+        compare.main([*many, "--jobs", str(jobs), "--output_dir", str(tmp_path / "out")])
+    assert len(runs.runs) == 5
+
+
+def test_a_run_that_starts_while_all_are_being_stopped_is_taken_down_too(many, tmp_path, monkeypatch):
+    (experiment,) = compare.plan(many[:1], [], [1], tmp_path)
+    runner, terminated = compare.Runner(tmp_path, 1), threading.Event()
+
+    class Starting:
+        STDOUT = subprocess.STDOUT
+
+        def Popen(self, *args, **kwargs):
+            # The signal comes while the process is being made: nobody could terminate it yet.
+            runner.stopped.set()
+            return self
+
+        def wait(self):
+            return -signal.SIGTERM if terminated.wait(5) else 0
+
+        def terminate(self):
+            terminated.set()
+
+    monkeypatch.setattr(compare, "subprocess", Starting())
+    assert runner.run(experiment, 1) == -signal.SIGTERM and terminated.is_set()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "report cut": ("report.json", truncate),
+    "report empty": ("report.json", lambda path: path.write_text("")),
+    "report of a teacher": ("report.json", lambda path: path.write_text('{"teacher": {}, "settings": {}}')),
+    "report a list": ("report.json", lambda path: path.write_text("[]")),
+    "answers cut": ("_scored.safetensors", truncate),
+    "answers empty": ("_scored.safetensors", lambda path: path.write_bytes(b"")),
+    "no answers": ("_scored.safetensors", lambda path: path.unlink()),
+    "answers of a teacher": (
+        "_scored.safetensors",
+        lambda path: write_scored(path.parent, np.zeros(60, dtype=int), {"teacher": np.zeros((60, 3))}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_finished_run_that_is_damaged_is_one_line(many, tmp_path, pretended, name):
+    output, (file, damage) = tmp_path / "out", DAMAGES[name]
+    pretended()
+    compare.main([*many[:2], "--seeds", "1", "2", "--output_dir", str(output)])
+    damage(output / "plain" / "seed_2" / file)
+    with refused(output / "plain" / "seed_2", "is missing or damaged", "remove the folder"):
+        compare.main([*many[:2], "--seeds", "1", "2", "--output_dir", str(output)])
+    shutil.rmtree(output / "plain" / "seed_2")
+    runs = pretended()
+    compare.main([*many[:2], "--seeds", "1", "2", "--output_dir", str(output)])
+    assert runs.runs == [("plain", 2)]
+
+
+def test_a_table_of_one_seed_each_has_no_star_and_says_why(many, tmp_path, pretended, capsys):
+    pretended()
+    arguments = [*many[:2], "--output_dir", str(tmp_path / "out")]
+    for seeds, known in ((["1"], False), (["1", "2"], True)):
+        compare.main([*arguments, "--seeds", *seeds])
+        table = capsys.readouterr().out
+        assert ("One seed each" in table) == (not known) and ("`*`: p < 0.05" in table) == known
+        assert known or "*" not in table
+
+
+def test_a_row_whose_robustness_was_not_measured_has_dashes(many, tmp_path, pretended, capsys):
+    pretended(robust=["plain", "a2"])
+    compare.main([*many[:3], "--seeds", "1", "2", "--output_dir", str(tmp_path / "out")])
+    plain, without, measured = table_cells(capsys.readouterr().out)
+    heads = [name.replace("_", " ") for name in MEASURES]
+    assert {without[head] for head in heads} == {"–"}
+    for name, cells in (("plain", plain), ("a2", measured)):
+        role = "student" if name == "plain" else "distilled"
+        halves = [50 * report_of(tmp_path / "out", name, seed)[role]["accuracy"] for seed in (1, 2)]
+        assert {cells[head] for head in heads} == {f"{np.mean(halves):.1f} ± {np.std(halves, ddof=1):.1f}"}
 
 
 def test_runs_scored_on_other_labels_are_refused(many, tmp_path, pretended):
     for number, labels in enumerate([np.arange(60)[::-1] % 3, np.arange(59) % 3]):
-        pretended(labels={"a1": labels})
-        with refused(tmp_path / f"{number}" / "a1", "scored on other texts", "test_file"):
+        pretended(labels={("a1", 42): labels})
+        with refused(tmp_path / f"{number}", "scored on different texts", "test_file"):
             compare.main([*many[:2], "--output_dir", str(tmp_path / f"{number}")])
+
+
+def test_seeds_of_one_recipe_scored_on_more_texts_than_others_are_refused(many, tmp_path, pretended):
+    for name in ("plain", "a1"):
+        output = tmp_path / name
+        pretended(labels={(name, 2): np.arange(59) % 3})
+        with refused(output, "scored on different texts", "test_file"):
+            compare.main([*many[:2], "--seeds", "1", "2", "--output_dir", str(output)])
 
 
 def test_runs_scored_on_other_texts_with_the_same_labels_are_refused(data, recipes, tmp_path, inside):
     settings = {**data, **STUDENT, **TRAINING, "test_file": str(write_data(tmp_path, seed=77))}
     other = write_recipe(tmp_path, "other", settings)
-    with refused(tmp_path / "out" / "other", "scored on other texts", "test_file"):
+    with refused(tmp_path / "out", "scored on different texts", "test_file"):
         compare.main([recipes[0], str(other), "--output_dir", str(tmp_path / "out")])
 
 
@@ -482,9 +722,41 @@ def test_fp16_is_run_in_bf16_where_there_is_no_cuda_and_the_row_says_so(
     assert settings["bf16"] is True and settings["fp16"] is False
     assert "bf16" not in report_of(tmp_path / "out", "plain", 42)["settings"]
     names = [row["recipe"] for row in table_cells(capsys.readouterr().out)]
-    assert names == ["plain", "half (in bf16, there is no CUDA here)"]
+    assert names == ["plain", "half (in bf16, without CUDA)"]
     # What it was run with is what it is found finished with.
     compare.main([recipes[0], str(half), "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("flags", [[], ["--", "--fp16"]], ids=["recipe", "flag"])
+def test_a_run_in_fp16_counts_where_there_is_no_cuda_and_the_other_way_round(
+    data, recipes, tmp_path, pretended, capsys, monkeypatch, flags
+):
+    """What the row says is decided by where its runs were made, not by where the table is."""
+    half = str(write_recipe(tmp_path, "half", {**data, **STUDENT, **TRAINING, "fp16": None if flags else True}))
+    command = [half, "--seeds", "1", "2", "--output_dir"]
+    for cuda, note in ((True, ""), (False, " (in bf16, without CUDA)")):
+        output = str(tmp_path / f"cuda {cuda}")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        pretended()
+        compare.main([*command, output, *flags])
+        settings = report_of(Path(output), "half", 1)["settings"]
+        assert bool(settings.get("fp16")) == cuda and bool(settings.get("bf16")) == (not cuda)
+        table = capsys.readouterr().out
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: not cuda)
+        runs = pretended()
+        compare.main([*command, output, *flags])
+        assert not runs.commands and capsys.readouterr().out == table
+        assert table_cells(table)[0]["recipe"] == f"half{note}"
+        # Of a row of both kinds it is said, too.
+        shutil.rmtree(tmp_path / f"cuda {cuda}" / "half" / "seed_2")
+        compare.main([*command, output, *flags])
+        assert len(runs.commands) == 1
+        assert table_cells(capsys.readouterr().out)[0]["recipe"] == "half (in bf16, without CUDA)"
+        # Any other difference counts as ever.
+        more = [*flags, "--max_steps=6"] if flags else ["--", "--max_steps=6"]
+        with refused("max_steps 4 -> 6"):
+            compare.main([*command, output, *more])
+        assert len(runs.commands) == 1
 
 
 @pytest.mark.parametrize("has_cuda", [True, False])
@@ -498,7 +770,7 @@ def test_fp16_of_the_command_line_counts_as_a_recipes(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     recipe = write_recipe(tmp_path, "half", {**data, **STUDENT, **TRAINING, "fp16": recipe_says})
     (experiment,) = compare.plan([str(recipe)], flags, [1], str(tmp_path / "out"))
-    assert bool(experiment.note) == (is_half and not has_cuda)
+    assert experiment.wants_fp16 == is_half
     script = importlib.import_module(experiment.script)
     *_, settings, _ = script.make_parser().parse(experiment.arguments(tmp_path, 1))
     assert bool(settings.get("fp16")) == (is_half and has_cuda)
@@ -532,9 +804,13 @@ def test_finished_runs_of_other_settings_are_refused_before_anything_runs(many, 
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--jobs", "0"], ["--jobs must be at least 1"]),
-        (["--jobs", "-1"], ["--jobs must be at least 1"]),
-        (["--seeds", "1", "2", "1"], ["no seed may stand twice"]),
+        (["--jobs", "0"], ["--jobs is 0: it must be at least 1"]),
+        (["--jobs", "-1"], ["--jobs is -1: it must be at least 1"]),
+        (["--seeds", "1", "2", "1"], ["--seeds [1, 2, 1]", "each once"]),
+        (["--seeds", "-1"], ["--seeds [-1]", "from 0"]),
+        (["--seeds", "4294967296"], ["--seeds [4294967296]", "2^32 - 1"]),
+        (["--", "--train_file=nowhere.tsv"], ["train_file nowhere.tsv: no such file"]),
+        (["--", "--overwrite_output_dir"], ["--overwrite_output_dir", "leave it out"]),
         (["--seeds", "one"], ["--seeds", "'one'"]),
         (["--sedes", "1"], ["--sedes", "--help"]),
         (["--baseline", "teacher"], ["--baseline teacher", "none of the recipes"]),
@@ -616,7 +892,17 @@ ROW = {
     "f1": [0.8, 0.8],
     "train_seconds": [9, 12],
 }
+PLAIN = {**ROW, "difference": None, "p": None}
 BETTER = {**ROW, "name": "better", "difference": 0.0123, "p": 0.0004}
+SINGLE = {"seeds": [1], "accuracy": [0.9], "f1": [0.8], "train_seconds": [9.4]}
+
+
+# Of rows with two seeds, and of rows with one.
+KNOWN, UNKNOWN = SeedVariance(2e-4, 1e-4, 2), SeedVariance()
+
+
+def format_rows(*rows, seeds=KNOWN):
+    return comparison.format_comparison(list(rows), seeds, "plain")
 
 
 @pytest.mark.parametrize(
@@ -630,38 +916,63 @@ BETTER = {**ROW, "name": "better", "difference": 0.0123, "p": 0.0004}
     ],
 )
 def test_stars_and_small_p_stand_in_the_table(difference, p, cell, shown):
-    rows = [{**ROW, "difference": None, "p": None}, {**BETTER, "difference": difference, "p": p}]
-    plain, better = table_cells(compare.format_comparison(rows, "plain"))
+    plain, better = table_cells(format_rows(PLAIN, {**BETTER, "difference": difference, "p": p}))
     assert (better["against plain"], better["p"]) == (cell, shown) and plain["p"] == "–"
     assert plain["accuracy"] == "91.00 ± 1.41" and plain["train s"].startswith("10 ± 2")
     assert plain["seeds"] == "2" and "fgm" not in plain
 
 
-def test_robustness_is_shown_when_every_row_has_it():
-    measured = {name: [0.5, 0.6] for name in compare.ROBUSTNESS}
-    plain = {**ROW, "difference": None, "p": None, "robustness": measured}
-    with_all = compare.format_comparison([plain, {**BETTER, "robustness": measured}], "plain")
-    assert [row["noise 10"] for row in table_cells(with_all)] == ["55.0", "55.0"] and "fgm, pgd:" in with_all
-    with_one = compare.format_comparison([plain, BETTER], "plain")
-    assert not {"fgm", "noise 10"} & table_cells(with_one)[0].keys() and "fgm, pgd:" not in with_one
+def test_robustness_is_shown_with_its_spread_and_a_row_without_it_has_dashes():
+    measured = {"robustness": {name: [0.5, 0.6] for name in MEASURES}, "robustness_rows": 1234}
+    single = {"seeds": [1], "robustness": {name: [0.5] for name in MEASURES}, "robustness_rows": 1234}
+    heads = ["clean", "fgm", "pgd", "noise 5", "noise 10"]
+    for other, expected in ((measured, "55.0 ± 7.1"), (single, "50.0"), ({}, "–")):
+        table = format_rows({**PLAIN, **measured}, {**BETTER, **other})
+        plain, better = table_cells(table)
+        assert list(plain)[-5:] == heads and "sample of 1,234 texts" in table
+        assert {plain[head] for head in heads} == {"55.0 ± 7.1"} and {better[head] for head in heads} == {expected}
+        # Whichever comes first.
+        better, plain = table_cells(format_rows({**BETTER, **other}, {**PLAIN, **measured}))
+        assert {plain[head] for head in heads} == {"55.0 ± 7.1"} and {better[head] for head in heads} == {expected}
+    without = format_rows(PLAIN, BETTER)
+    assert not {*heads} & table_cells(without)[0].keys() and "fgm, pgd" not in without
 
 
-def test_a_row_of_one_seed_has_no_deviation_and_the_table_warns_of_it():
-    plain = {**ROW, "difference": None, "p": None}
-    assert "one seed" not in compare.format_comparison([plain, BETTER], "plain")
-    single = {**copy.deepcopy(BETTER), "seeds": [1], "accuracy": [0.9], "f1": [0.8], "train_seconds": [9.4]}
-    table = compare.format_comparison([plain, single], "plain")
-    assert "A row of one seed says nothing" in table
-    row = table_cells(table)[1]
+def test_a_row_of_one_seed_has_no_deviation():
+    row = table_cells(format_rows(PLAIN, {**BETTER, **SINGLE}))[1]
     assert (row["accuracy"], row["macro F1"], row["train s"], row["seeds"]) == ("90.00", "80.00", "9", "1")
+
+
+def test_a_star_needs_one_row_with_two_seeds_and_the_caption_says_so():
+    one_seed, two_seeds = "One seed each: p is about these trained models", "with the variance over seeds"
+    table = format_rows({**PLAIN, **SINGLE}, {**BETTER, **SINGLE}, seeds=UNKNOWN)
+    assert one_seed in table and two_seeds not in table and "*" not in table
+    assert table_cells(table)[1]["against plain"] == "+1.23" and table_cells(table)[1]["p"] == "< 0.001"
+    # The plain row's seeds say what others may do to the other.
+    table = format_rows(PLAIN, {**BETTER, **SINGLE})
+    assert table_cells(table)[1]["against plain"] == "+1.23 *"
+    assert one_seed not in table and two_seeds in table and "`*`: p < 0.05" in table
+
+
+@pytest.mark.parametrize("p, difference, seeds, color", [
+    (0.01, 0.02, KNOWN, "C2"), (0.01, -0.02, KNOWN, "C3"), (0.05, 0.02, KNOWN, None), (0.01, 0.02, UNKNOWN, None),
+])  # fmt: skip
+def test_a_mean_is_coloured_where_the_table_has_a_star(tmp_path, p, difference, seeds, color):
+    from matplotlib import image
+    from matplotlib.colors import to_rgb
+
+    comparison.draw([PLAIN, {**BETTER, "p": p, "difference": difference}], seeds, "plain", tmp_path / "table.png")
+    pixels = image.imread(tmp_path / "table.png")[..., :3]
+    shown = {name for name in ("C0", "C2", "C3") if (np.abs(pixels - to_rgb(name)).max(axis=-1) < 0.01).sum() > 20}
+    assert shown == {"C0", color} - {None}
 
 
 @pytest.mark.parametrize("size", [1, 15])
 def test_any_number_of_rows_is_drawn(tmp_path, size):
     from matplotlib import image, pyplot
 
-    rows = [{**ROW, "difference": None, "p": None}, *({**BETTER, "name": f"多{row}"} for row in range(size - 1))]
+    rows = [PLAIN, *({**BETTER, "name": f"多{row}"} for row in range(size - 1))]
     with pytest.warns(UserWarning, match="missing from font") if size > 1 else contextlib.nullcontext():
-        compare.draw(rows, "plain", tmp_path / "table.png")
+        comparison.draw(rows, KNOWN, "plain", tmp_path / "table.png")
     assert image.imread(tmp_path / "table.png").shape[0] > 100 + 40 * size
     assert not pyplot.get_fignums()  # no figure is left in memory

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LABEL_NAMES, make_rows
+from conftest import LABEL_NAMES, make_rows, refused
+from test_adversarial import MISLED, encoder_decoder, misled, xlnet
 
 from kd_trainer import robustness
 from kd_trainer.adversarial import Attack
 from kd_trainer.inference import predict_logits
-from kd_trainer.robustness import ATTACK_SIZE, ATTACKS, attacked_logits, measure_robustness
+from kd_trainer.robustness import ATTACK_SIZE, ATTACKS, attacked_logits, check_attackable, measure_robustness
 
 KINDS = ("bilstm", "bert")
 TEXTS = ["球队胜负", "股市", "芯片手机网络今日", "银", "今日新闻球队进赛", "涨跌银行"]
@@ -219,6 +220,31 @@ def test_empty_texts_are_attacked_like_any_other(make_trained, kind, texts):
             np.testing.assert_allclose(logits[empty], clean[empty], atol=1e-6, err_msg=name)
     results = measure_robustness(model, tokenizer, texts, labels, 16)
     assert results["rows"] == len(texts) and all(0 <= results[name] <= 1 for name in (*ATTACKS, "noise_10"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [*KINDS, "bart"])
+def test_a_model_that_can_be_attacked_passes_the_check_and_stays_as_it_is(
+    make_student, make_teacher, tokenizer, teacher_tokenizer, kind, training
+):
+    if kind == "bilstm":
+        model, its_tokenizer = make_student(dropout=0.3), tokenizer
+    else:
+        model = make_teacher() if kind == "bert" else encoder_decoder(kind, len(teacher_tokenizer), 3)
+        its_tokenizer = teacher_tokenizer
+    assert kind != "bart" or teacher_tokenizer.sep_token_id == 3
+    before = state_of(model.train(training))
+    check_attackable(model, its_tokenizer, 16)
+    assert_same(before, state_of(model))
+
+
+@pytest.mark.parametrize("how", [*MISLED, "xlnet"])
+def test_a_model_that_cannot_be_attacked_is_refused_and_stays_as_it_was(make_teacher, teacher_tokenizer, how):
+    model = xlnet(len(teacher_tokenizer)) if how == "xlnet" else misled(make_teacher(), how)
+    before = state_of(model.train())
+    with refused(MISLED.get(how, "embeds something else than its input_ids")):
+        check_attackable(model, teacher_tokenizer, 16)
+    assert_same(before, state_of(model))
 
 
 def test_rows_without_a_label_do_not_count(make_trained, rows):

@@ -74,9 +74,9 @@ def test_exchanging_the_two_changes_the_sign_alone():
 def test_the_order_of_texts_and_of_runs_does_not_matter():
     one, two = make_answers(3, 300, 1), make_answers(2, 300, 2)
     order = np.random.default_rng(0).permutation(300)
-    expected = pytest.approx(paired_test(one, two, 1e-4), rel=1e-9)
-    assert paired_test(one[:, order], two[:, order], 1e-4) == expected
-    assert paired_test(one[::-1], two[::-1], 1e-4) == expected
+    expected = pytest.approx(paired_test(one, two, known(1e-4)), rel=1e-9)
+    assert paired_test(one[:, order], two[:, order], known(1e-4)) == expected
+    assert paired_test(one[::-1], two[::-1], known(1e-4)) == expected
     # It is paired: another order on one side alone does matter.
     similar = one[:2] ^ make_answers(2, 300, 5, 0.03)
     assert paired_test(one, similar)[1] != pytest.approx(paired_test(one, similar[:, order])[1], rel=0.01)
@@ -89,9 +89,11 @@ def test_the_same_answers_are_no_difference(seed_variance):
     assert paired_test(answers[0], answers[:1], known(seed_variance)) == (0.0, 1.0)
 
 
-def test_a_difference_without_any_variance_is_certain():
-    assert paired_test(np.ones((1, 50), bool), np.zeros((1, 50), bool)) == (1.0, 0.0)
-    assert 0 < paired_test(np.ones((1, 50), bool), np.zeros((1, 50), bool), 0.1)[1] < 1
+def test_a_difference_on_every_text_is_as_likely_as_that_many_coins():
+    for texts in (1, 2, 5, 50):  # two-sided: all heads or all tails
+        difference, p = paired_test(np.ones((1, texts), bool), np.zeros((1, texts), bool))
+        assert difference == 1.0 and p == pytest.approx(2 * 0.5**texts, rel=1e-12)
+    assert 0 < paired_test(np.ones((1, 50), bool), np.zeros((1, 50), bool), known(0.1))[1] < 1
 
 
 def test_the_more_seeds_differ_the_less_is_a_difference_worth():

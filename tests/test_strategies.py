@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import make_rows
+from conftest import make_rows, refused
 from safetensors.torch import load_file
 from test_recipes import PROJECT, RECIPES, SCRIPTS, script_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -99,6 +99,7 @@ def test_strategies_differ_from_the_plain_recipe_in_the_strategy_alone(kind):
         "fgm": {"adversarial", "adversarial_epsilon"} | start,
         "pgd": {"adversarial", "adversarial_epsilon", "adversarial_alpha", "adversarial_steps"} | start,
         "freelb": {"adversarial", "adversarial_epsilon", "adversarial_alpha", "adversarial_steps"} | start,
+        "matrix": {"adversarial_scope"},
         "distill": {"teacher_recipe", "alpha", "temperature"},
     }
     for name, recipe in recipes.items():
@@ -145,6 +146,20 @@ def test_strategies_score_their_own_weights_where_evaluation_is_off(data, tmp_pa
             np.testing.assert_allclose(model(**batch).logits.numpy(), logits, atol=1e-5)
         last = load_file(f"{last_checkpoint(tmp_path / name)}/model.safetensors")
         assert all(torch.equal(last[key], weights[name][key]) for key in last)
+
+
+@pytest.mark.parametrize("flag", ["--eval_robustness", "--adversarial=fgm"])
+def test_a_model_that_cannot_be_attacked_is_refused_before_it_is_trained(data, tmp_path, flag):
+    """An XLNet turns its input around before it embeds it."""
+    flags = [*data, "--config_name=xlnet", "--config_overrides=d_model=16,n_layer=1,n_head=2,d_head=8,d_inner=16"]
+    flags += ["--do_train", "--do_predict", "--max_steps=1", "--eval_strategy=no", "--save_strategy=steps"]
+    flags += ["--save_steps=1", "--use_cpu", "--disable_tqdm=true"]
+    with refused("embeds something else than its input_ids"):
+        run_student.main([*flags, flag, f"--output_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+    # Nothing else is wrong with it.
+    run_student.main([*flags, f"--output_dir={tmp_path / 'run'}"])
+    assert (tmp_path / "run" / "report.json").exists() and last_checkpoint(tmp_path / "run")
 
 
 def test_scoring_needs_a_model_that_was_named_or_trained(data, tmp_path):
