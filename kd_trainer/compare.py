@@ -124,7 +124,8 @@ def make_experiment(recipe, flags, output_dir):
     wants_fp16, more = bool(own.get("fp16")), ()
     if flags and teacher is not None and settings.get("teacher_name_or_path") is None:
         # A teacher of its own: the flags may change what it is trained on, and others use the recipe's.
-        more = (f"--teacher_name_or_path={Path(output_dir) / 'teachers' / Path(teacher).stem}",)
+        name = Path(teacher).with_suffix("").as_posix().strip("/").replace("/", "_")
+        more = (f"--teacher_name_or_path={Path(output_dir) / 'teachers' / name}",)
     if wants_fp16 and not torch.cuda.is_available():
         more = (*more, *IN_PLACE_OF_FP16)
     return Experiment(recipe, script, (*flags, *more), wants_fp16, teacher)
@@ -215,6 +216,8 @@ class Runner:
                 [*command, "--disable_tqdm=true"], stdout=log, stderr=subprocess.STDOUT, env=environment
             )
             self.processes.add(process)
+            if self.stopped.is_set():  # the signal came while it was being started, and has not reached it
+                process.terminate()
             code = process.wait()
             self.processes.discard(process)
         if code in (130, -signal.SIGINT):  # interrupted at the terminal, as all others are

@@ -61,7 +61,7 @@ def read_runs(experiment, seeds, output_dir):
     if all("robustness" in report for report in reports.values()):
         row["robustness"] = {name: [report["robustness"][name] for report in reports.values()] for name in MEASURES}
         row["robustness_rows"] = next(iter(reports.values()))["robustness"]["rows"]
-    return {**row, "correct": np.array(correct), "scored_on": scored_on, "trained_on": trained_on}
+    return {**row, "correct": correct, "scored_on": scored_on, "trained_on": trained_on}
 
 
 def collect(experiments, seeds, output_dir, baseline):

@@ -62,7 +62,7 @@ class AdversarialTrainer(ClassificationTrainer):
         super().__init__(model, args, **kwargs)
         # Not every configuration has one.
         self.pad_token_id = getattr(self.model.config, "pad_token_id", None)
-        self.checked, self.embeddings_known = None, False
+        self.embeddings_known = False
         self.check_attack()
 
     @property
@@ -75,9 +75,9 @@ class AdversarialTrainer(ClassificationTrainer):
         Raises:
             `InputError` (a `ValueError`): Where an embedding hook or a second forward in a step cannot work.
         """
-        if self.attack == self.checked:
+        if self.attack is None:
             return
-        self.checked, args = self.attack, self.args
+        args = self.args
         reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         refused = {
             "torch's DataParallel, whose replicas share one perturbation: launch with torchrun": args.n_gpu > 1,
