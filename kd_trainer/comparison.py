@@ -138,7 +138,7 @@ def format_comparison(rows, seed_variance, baseline):
         if robust:
             cells += [spread(row["robustness"][name], digits=1) if "robustness" in row else "–" for name in MEASURES]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Percent; mean ± standard deviation over seeds. `train s`: of the student alone, wall clock."]
+    lines += ["", "Percent; mean ± standard deviation over seeds. `train s`: of this model alone, wall clock."]
     tested = f"p: paired test against {baseline} on the same texts, adjusted for the number of rows (Holm)"
     if seed_variance.freedom:
         lines.append(f"{tested}, with the variance over seeds, pooled over the rows. `*`: p < {LEVEL}.")

@@ -99,7 +99,6 @@ def test_strategies_differ_from_the_plain_recipe_in_the_strategy_alone(kind):
         "fgm": {"adversarial", "adversarial_epsilon"} | start,
         "pgd": {"adversarial", "adversarial_epsilon", "adversarial_alpha", "adversarial_steps"} | start,
         "freelb": {"adversarial", "adversarial_epsilon", "adversarial_alpha", "adversarial_steps"} | start,
-        "matrix": {"adversarial_scope"},
         "distill": {"teacher_recipe", "alpha", "temperature"},
     }
     for name, recipe in recipes.items():
