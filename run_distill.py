@@ -14,9 +14,8 @@ from kd_trainer.arguments import (
     StudentArguments,
     TeacherArguments,
 )
-from kd_trainer.distill import distil, find_teacher, load_teacher, new_student, plan_alone
+from kd_trainer.console import run_console
 from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
-from kd_trainer.workflow import get_data, run_alone, run_console, start_run
 
 
 def make_parser():
@@ -28,6 +27,10 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     student_args, teacher_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
+    # Here, not above: --help need not wait for them.
+    from kd_trainer.distill import distil, find_teacher, load_teacher, new_student, plan_alone
+    from kd_trainer.workflow import get_data, run_alone, start_run
+
     run = start_run(settings, args, data_args, run_args)
     data = get_data(run, student_args, unlabelled_allowed=True)
     alone = plan_alone(run) if args.do_train and teacher_args.compare_student else None

@@ -7,9 +7,8 @@ Train a student on the labels alone, or use one that is trained.
 """
 
 from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, RunArguments, StudentArguments
-from kd_trainer.building import get_student
+from kd_trainer.console import run_console
 from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
-from kd_trainer.workflow import get_data, run_alone, run_console, start_run
 
 
 def make_parser():
@@ -21,6 +20,10 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     student_args, data_args, run_args, args, settings, _ = make_parser().parse(argv)
+    # Here, not above: --help need not wait for them.
+    from kd_trainer.building import get_student
+    from kd_trainer.workflow import get_data, run_alone, start_run
+
     run = start_run(settings, args, data_args, run_args)
     data = get_data(run, student_args)
     student, tokenizer = get_student(student_args, data, data_args.max_seq_length, args.do_train)

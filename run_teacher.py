@@ -6,9 +6,8 @@ Fine-tune a teacher: any sequence classifier of `transformers`.
 """
 
 from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, ModelArguments, RunArguments
-from kd_trainer.building import get_transformer
+from kd_trainer.console import run_console
 from kd_trainer.recipes import ScriptParser
-from kd_trainer.workflow import get_data, run_alone, run_console, start_run
 
 
 def make_parser():
@@ -20,6 +19,10 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     model_args, data_args, run_args, args, settings, _ = make_parser().parse(argv)
+    # Here, not above: --help need not wait for them.
+    from kd_trainer.building import get_transformer
+    from kd_trainer.workflow import get_data, run_alone, start_run
+
     run = start_run(settings, args, data_args, run_args)
     data = get_data(run, model_args)
     model, tokenizer = get_transformer(model_args, data, data_args.max_seq_length, args.do_train, "teacher")

@@ -105,7 +105,13 @@ class TeacherArguments:
     teacher_max_seq_length: int | None = field(
         default=None, metadata={"help": "Longest text for the teacher, in its tokens. Default: --max_seq_length."}
     )
-    teacher_batch_size: int = field(default=64, metadata={"help": "Texts per batch when the teacher labels."})
+    teacher_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Texts per batch when the teacher labels; halved where memory does not suffice. Default: 64 on a "
+            "CPU, 1024 on a GPU."
+        },
+    )
     teacher_cache_dir: str | None = field(
         default=None, metadata={"help": "Where the teacher's logits are kept. Default: kd_trainer in HF_HOME."}
     )

@@ -25,11 +25,11 @@ import torch
 
 from .arguments import check_sizes
 from .comparison import collect, draw, format_comparison, has_robustness
+from .console import run_console
 from .errors import InputError
 from .output_folder import REPORT, check_writable, differing_settings, is_locked
 from .recipes import read_recipe
 from .report import write_json
-from .workflow import run_console
 
 logger = logging.getLogger("kd_trainer.compare")  # its name with python -m, too
 

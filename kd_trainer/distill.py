@@ -18,7 +18,7 @@ from .loading import fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
 from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
 from .recipes import read_recipe
-from .teacher import add_logits, align_labels, cached_logits, parse_label_map, warn_at_chance
+from .teacher import add_logits, align_labels, cached_logits, parse_label_map, teacher_digest, warn_at_chance
 from .trainer import DistillationTrainer
 from .workflow import (
     build_trainer,
@@ -32,6 +32,9 @@ from .workflow import (
 )
 
 logger = logging.getLogger(__name__)
+
+# Texts in a batch that the teacher labels, on a CPU and on a GPU; halved where memory does not suffice.
+DEFAULT_BATCH_SIZE = (64, 1024)
 
 # Settings of a distillation that do not concern the same student trained alone.
 DISTILLATION_SETTINGS = {
@@ -56,6 +59,7 @@ class Teacher:
         max_length (`int`): In its tokens.
         args ([`TeacherArguments`]): Batch size, cache, mode.
         train_seconds (`float`, *optional*): From its report, where it has one.
+        digest (`str`): See [`teacher_digest`].
     """
 
     model: PreTrainedModel
@@ -64,14 +68,18 @@ class Teacher:
     max_length: int
     args: TeacherArguments
     train_seconds: float | None
+    digest: str
 
-    def logits(self, texts):
-        """Logits of `texts` in the data's label order, `(len(texts), num_labels)`, cached on disk."""
+    def logits(self, texts, run, half=False):
+        """
+        Logits of `texts` in the data's label order, `(len(texts), num_labels)`, cached on disk. All processes of the
+        run must call this.
+        """
         args = self.args
-        logits = cached_logits(
-            self.model, self.tokenizer, texts, self.max_length, args.teacher_batch_size, args.teacher_cache_dir
-        )
-        return logits[:, self.order]
+        batch_size = args.teacher_batch_size or DEFAULT_BATCH_SIZE[self.model.device.type == "cuda"]
+        state = run.args.distributed_state if run.args.world_size > 1 else None
+        where = (batch_size, args.teacher_cache_dir, half, state, self.digest)
+        return cached_logits(self.model, self.tokenizer, texts, self.max_length, *where)[:, self.order]
 
 
 def is_trained(folder):
@@ -151,7 +159,8 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
         logger.warning(f"the teacher's labels {names} are re-ordered to the data's {data.label_names}")
     wanted = teacher_args.teacher_max_seq_length or max_seq_length
     max_length = fit_length(wanted, tokenizer, model.config, "the teacher's max_seq_length")
-    return Teacher(model, tokenizer, order, max_length, teacher_args, reported_seconds(name))
+    digest = teacher_digest(model, tokenizer, max_length)
+    return Teacher(model, tokenizer, order, max_length, teacher_args, reported_seconds(name), digest)
 
 
 def reported_seconds(name):
@@ -183,7 +192,7 @@ def plan_alone(run):
     return dataclasses.replace(run, settings=settings, args=args, checkpoint=checkpoint)
 
 
-def teacher_columns(teacher, student_tokenizer, data, max_length):
+def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     """
     The training and validation splits with what the trainer needs of the teacher: its logits, or its token columns.
     Warns of a teacher that is at chance level.
@@ -193,28 +202,30 @@ def teacher_columns(teacher, student_tokenizer, data, max_length):
     """
     online = teacher.args.teacher_mode == "online"
     its_tokens = (teacher.tokenizer, teacher.max_length) if online else ()
-    splits = {}
-    for name in ("train", "validation"):
-        if name in data.splits:
-            splits[name] = tokenize(data.splits[name], student_tokenizer, max_length, *its_tokens)
-            if not online:
-                logits = teacher.logits(data.splits[name]["text"][:])
-                splits[name] = add_logits(splits[name], logits)
-                if name == "train":
-                    warn_at_chance(logits, data.splits[name]["labels"][:])
+    with run.args.main_process_first(desc="tokenizing"):
+        splits = {
+            name: tokenize(data.splits[name], student_tokenizer, max_length, *its_tokens)
+            for name in ("train", "validation")
+            if name in data.splits
+        }
+    train = data.splits["train"]
     if online:
-        train = data.splits["train"]
         labelled = np.flatnonzero(np.array(train["labels"]) != NO_LABEL)
         sample = train.select(np.random.default_rng(0).permutation(labelled)[:1000])
-        warn_at_chance(teacher.logits(sample["text"][:]), sample["labels"][:])
+        warn_at_chance(teacher.logits(sample["text"][:], run), sample["labels"][:])
+        return splits
+    for name in splits:
+        logits = teacher.logits(data.splits[name]["text"][:], run, half=True)
+        splits[name] = add_logits(splits[name], logits)
+        if name == "train":
+            warn_at_chance(logits, train["labels"][:])
     return splits
 
 
 def fit_distilled(run, student, tokenizer, teacher, data, max_length):
     """Trains the student with the teacher; returns the trainer and the seconds it took."""
     check_model(run, student, tokenizer, max_length)
-    with run.args.main_process_first(desc="teacher's logits"):
-        splits = teacher_columns(teacher, tokenizer, data, max_length)
+    splits = teacher_columns(run, teacher, tokenizer, data, max_length)
     online = teacher.args.teacher_mode == "online"
     if not online:
         teacher.model.to("cpu")  # its work is done: the student has the device to itself
@@ -272,8 +283,7 @@ def distil(run, alone, teacher, student_args, data):
         data ([`TextData`]): Its splits.
     """
     teacher.model.to(run.args.device)
-    with run.args.main_process_first(desc="teacher's logits"):
-        teacher_logits = teacher.logits(data.splits[run.scored_split]["text"][:])
+    teacher_logits = teacher.logits(data.splits[run.scored_split]["text"][:], run)
     rows, logits = {}, {}
     rows["teacher"], logits["teacher"] = score_model(
         run, teacher.model, teacher.tokenizer, data, teacher.max_length, teacher_logits, None, teacher.train_seconds

@@ -1,16 +1,20 @@
 """A classifier's logits for any list of texts, in batches of similar length."""
 
+import contextlib
+
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers.utils.logging import tqdm  # a bar that --disable_tqdm silences with all the others
 
 from .errors import InputError
 
 
 @torch.no_grad()
-def predict_logits(model, tokenizer, texts, max_length, batch_size=64, description="Predicting"):
+def predict_logits(model, tokenizer, texts, max_length, batch_size=64, description="Predicting", dtype=None):
     """
-    Logits of every text, each batch padded to its own longest.
+    Logits of every text, each batch padded to its own longest. Where a batch does not fit into memory, it and those
+    after it are halved.
 
     Args:
         model (`PreTrainedModel`): On the device it is to run on; its mode is put back afterwards.
@@ -18,7 +22,8 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
         texts (`list[str]`): Any number, empty ones included.
         max_length (`int`): In tokens; the rest of a text is cut off.
         batch_size (`int`, *optional*, defaults to 64): Texts per forward.
-        description (`str`, *optional*): Of the progress bar.
+        description (`str`, *optional*): Of the progress bar; None for no bar.
+        dtype (`torch.dtype`, *optional*): Of an autocast; without it the model runs in its own precision.
 
     Returns:
         `np.ndarray` of shape `(len(texts), num_labels)`, float32, in the order of `texts`.
@@ -29,19 +34,35 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
     # Longest first: what does not fit into memory fails at once.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
     logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
+    precision = contextlib.nullcontext() if dtype is None else torch.autocast(model.device.type, dtype)
     was_training = model.training
     model.eval()
+    start = 0
     try:
-        for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
-            rows = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[row] for row in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-            )
-            logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
+        with precision, tqdm(total=len(order), desc=description, unit="text", disable=description is None) as bar:
+            while start < len(order):
+                rows = order[start : start + batch_size]
+                batch = tokenizer(
+                    [texts[row] for row in rows],
+                    truncation=True,
+                    max_length=max_length,
+                    padding=True,
+                    return_tensors="pt",
+                )
+                try:
+                    logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
+                except RuntimeError as error:
+                    if batch_size == 1 or not should_reduce_batch_size(error):
+                        raise
+                    batch_size //= 2
+                    continue
+                start += len(rows)
+                bar.update(len(rows))
     finally:
         model.train(was_training)
     if not np.isfinite(logits).all():
         raise InputError(
-            f"{description}: the model's logits are not finite numbers: its training diverged, lower the learning rate"
+            f"{description or 'Predicting'}: the model's logits are not finite numbers: its training diverged, lower "
+            "the learning rate"
         )
     return logits

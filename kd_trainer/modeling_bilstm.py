@@ -5,6 +5,8 @@ This file travels with every saved student (`auto_map` in its `config.json`), so
 where this package is not installed: it imports nothing but torch and transformers.
 """
 
+import contextlib
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
@@ -123,9 +125,23 @@ class BiLSTMLayer(nn.Module):
 
     def forward(self, states, order):
         """`(batch, time, input_size)` left-aligned states and their [`reversal`] to `(batch, time, 2·hidden_size)`."""
-        forward_states, _ = self.forward_lstm(states)
-        backward_states, _ = self.backward_lstm(gather_rows(states, order))
+        with self.possible_precision(states):
+            forward_states, _ = self.forward_lstm(states)
+            backward_states, _ = self.backward_lstm(gather_rows(states, order))
         return torch.cat([forward_states, gather_rows(backward_states, order)], dim=-1)
+
+    def possible_precision(self, states):
+        """
+        A context in which the LSTM can run. oneDNN has no bf16 LSTM for a processor without AVX-512 and raises: there
+        autocast leaves the layer in fp32, and one whose weights are bf16 runs on torch's own, slower, kernels.
+        """
+        if states.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return contextlib.nullcontext()
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return contextlib.nullcontext()
+        if self.forward_lstm.weight_ih_l0.dtype == torch.float32:
+            return torch.autocast("cpu", enabled=False)
+        return torch.backends.mkldnn.flags(enabled=False)
 
 
 class BiLSTMPreTrainedModel(PreTrainedModel):

@@ -1,6 +1,5 @@
 """One launch of a script, step by step: start, read data, train, score, write down what came out."""
 
-import gc
 import hashlib
 import json
 import logging
@@ -12,7 +11,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 import transformers
 from transformers import TrainingArguments, set_seed
 
@@ -83,26 +81,6 @@ class Run:
         training = ("train",) if self.args.do_train else ()
         validation = ("validation",) if self.args.do_train or self.args.do_eval else ()
         return (*training, *validation, *(("test",) if self.args.do_predict else ()))
-
-
-def run_console(main):
-    """
-    Runs a script's `main` for a person at a terminal: a mistake of theirs is one line and exit code 2.
-
-    The process group of a distributed run is taken down at the end: gloo's threads may otherwise abort the interpreter.
-    """
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        gc.collect()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def set_logging(args):

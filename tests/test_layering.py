@@ -9,7 +9,7 @@ import kd_trainer
 
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "modeling_bilstm", "tokenization"}
-    | {"arguments", "recipes", "files", "inference"},
+    | {"arguments", "recipes", "files", "inference", "console", "precision", "logit_file"},
     {"batches", "data", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
     {"report", "workflow", "distill", "comparison", "compare"},

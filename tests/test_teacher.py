@@ -14,7 +14,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kd_trainer.errors import InputError
 from kd_trainer.inference import predict_logits
-from kd_trainer.teacher import add_logits, align_labels, cached_logits, parse_label_map, warn_at_chance
+from kd_trainer.teacher import (
+    add_logits,
+    align_labels,
+    cached_logits,
+    choose_dtype,
+    parse_label_map,
+    warn_at_chance,
+)
 from kd_trainer.tokenization import build_tokenizer
 
 MAX_LENGTH = 16
@@ -222,7 +229,7 @@ def test_mode_of_the_teacher_neither_changes_nor_matters(label, teacher):
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "shape", "name", "labels"])
 def test_damaged_file_is_computed_again(label, tmp_path, damage, caplog):
-    expected, _ = label()
+    expected = label()[0].copy()  # not the mapped file, which is cut under it
     (path,) = (tmp_path / "cache").iterdir()
     content = path.read_bytes()
     if damage in ("empty", "cut", "noise"):
@@ -236,21 +243,56 @@ def test_damaged_file_is_computed_again(label, tmp_path, damage, caplog):
     assert path.read_bytes() == content and not label()[1]
 
 
-def test_one_file_is_left_and_none_by_a_run_that_dies(label, tmp_path, monkeypatch):
-    def save_half(arrays, path):
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
+def test_a_killed_run_goes_on_with_the_piece_that_it_was_at(label, teacher, rows, tmp_path, monkeypatch):
+    expected, _ = label(cache_dir=tmp_path / "whole")
+    monkeypatch.setattr("kd_trainer.teacher.PIECE_ROWS", 20)
+    labelled = []
 
-    monkeypatch.setattr("kd_trainer.teacher.save_file", save_half)
+    def predict(teacher, tokenizer, texts, *args):
+        if len(labelled) == 40:
+            raise KeyboardInterrupt
+        labelled.extend(texts)
+        return predict_logits(teacher, tokenizer, texts, *args)
+
+    monkeypatch.setattr("kd_trainer.teacher.predict_logits", predict)
     with pytest.raises(KeyboardInterrupt):
         label()
-    assert not list((tmp_path / "cache").glob("*.safetensors"))
-    monkeypatch.undo()
-    for path in (tmp_path / "cache").iterdir():  # what a killed process may leave is not taken for logits
-        assert path.suffix == ".partial"
-        path.unlink()
-    assert label()[1]
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+    # What a killed process leaves is not taken for logits.
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".partial"]
+    labelled.append("")  # past 40: from here on nothing stops it
+    logits, ran = label()
+    assert ran and labelled[:40] + labelled[41:] == rows[0]  # every text once
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"] and not label()[1]
+
+
+def test_texts_may_be_a_column_that_is_not_in_memory(label, rows):
+    expected, _ = label()
+    column = Dataset.from_dict({"text": rows[0]})["text"]
+    logits, ran = label(texts=column)
+    assert not ran and np.array_equal(logits, expected)
+
+
+@pytest.mark.parametrize("agrees, faster, chosen", [(True, True, True), (False, True, False), (True, False, False)])
+def test_half_precision_is_chosen_where_it_is_faster_and_agrees(
+    teacher, teacher_tokenizer, monkeypatch, agrees, faster, chosen
+):
+    monkeypatch.setattr("kd_trainer.teacher.half_dtype", lambda device: torch.bfloat16)
+    now = [0.0]
+    monkeypatch.setattr("kd_trainer.teacher.time.perf_counter", lambda: now[0])
+
+    def predict(teacher, tokenizer, texts, max_length, batch_size, description, dtype):
+        now[0] += 1.0 if (dtype is not None) == faster else 2.0
+        logits = np.eye(3, dtype=np.float32)[np.arange(len(texts)) % 3]
+        if dtype is not None and not agrees:
+            logits[:2] = logits[:2, [1, 2, 0]]  # 2 of 1,000: 99.8 %
+        return logits
+
+    monkeypatch.setattr("kd_trainer.teacher.predict_logits", predict)
+    dtype = choose_dtype(teacher, teacher_tokenizer, ["今"] * 10_000, MAX_LENGTH)
+    assert dtype == (torch.bfloat16 if chosen else None)
+    # So few texts that a sample would cost more than it saves.
+    assert choose_dtype(teacher, teacher_tokenizer, ["今"] * 9_999, MAX_LENGTH) is None
 
 
 @pytest.mark.parametrize("size, batch_size", [(96, 32), (96, 7), (1, 64), (0, 8)])
