@@ -1,10 +1,68 @@
 """A `Trainer` whose loss is exact for rows, whose predictions keep their order, which logs the parts of its loss."""
 
+import datasets
+import numpy as np
 import torch
+from accelerate.data_loader import get_sampler
 from accelerate.utils import find_batch_size
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
-from transformers.trainer_utils import has_length
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalPrediction, has_length
+
+from .batches import token_lengths
+
+
+class LengthGrouped(LengthGroupedSampler):
+    """
+    Rows in random order, those of a batch of similar length: the same order in every process, and again in an epoch
+    that is resumed, which the Trainer's own has only by luck of the global random state.
+
+    Args:
+        batch_size (`int`): Rows of a whole step, over all processes.
+        lengths (`list[int]`): Of every row.
+        seed (`int`): Of the first epoch; the next has the next.
+    """
+
+    def __init__(self, batch_size, lengths, seed):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class LongestFirst(Sampler):
+    """
+    Rows by length, the longest first: little padding, and what does not fit into memory fails at once.
+
+    Args:
+        lengths (`list[int]`): Of every row.
+    """
+
+    def __init__(self, lengths):
+        self.order = np.argsort(-np.asarray(lengths), kind="stable")
+
+    def __len__(self):
+        return len(self.order)
+
+    def __iter__(self):
+        return iter(self.order.tolist())
+
+    def undo(self, values):
+        """What was computed in this order, an array or a tuple of such, in the order of the rows."""
+        if isinstance(values, (tuple, list)):
+            return type(values)(self.undo(value) for value in values)
+        if values is None:
+            return None
+        ordered = np.empty_like(values)
+        ordered[self.order] = values
+        return ordered
 
 
 class ClassificationTrainer(Trainer):
@@ -109,14 +167,39 @@ class ClassificationTrainer(Trainer):
             logs = {**logs, **self.take_parts("train")}
         super().log(logs, start_time)
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
         self.part_sums["eval"] = None
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sampler, compute_metrics = get_sampler(dataloader), self.compute_metrics
+        sorts = isinstance(sampler, LongestFirst)
+        if sorts and compute_metrics is not None:
+            # They, too, may go by the order of the data.
+            self.compute_metrics = lambda answers: compute_metrics(
+                EvalPrediction(sampler.undo(answers.predictions), sampler.undo(answers.label_ids))
+            )
+        try:
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self.compute_metrics = compute_metrics
         output.metrics.update(self.take_parts("eval", f"{metric_key_prefix}_"))
-        return output
+        if not sorts:
+            return output
+        return output._replace(predictions=sampler.undo(output.predictions), label_ids=sampler.undo(output.label_ids))
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        if not (grouped and isinstance(dataset, datasets.Dataset) and "input_ids" in dataset.column_names):
+            return super()._get_train_sampler(train_dataset)
+        # The Trainer reads the rows one by one for this: seconds at every start of an epoch.
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGrouped(step, token_lengths(dataset), seed)
 
     def _get_eval_sampler(self, eval_dataset):
-        # The Trainer also groups evaluation by length; its predictions would then not pair with the rows.
+        # Several processes: accelerate shards the data set in its own order, and puts the answers together again.
         if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
             return None
+        by_batch = self.args.batch_eval_metrics or self.args.include_for_metrics
+        if isinstance(eval_dataset, datasets.Dataset) and "input_ids" in eval_dataset.column_names and not by_batch:
+            return LongestFirst(token_lengths(eval_dataset))
         return SequentialSampler(eval_dataset)

@@ -121,11 +121,13 @@ def make_experiment(recipe, flags, output_dir):
     elif script == "run_distill" and settings.get("teacher_name_or_path") is None:
         raise InputError(f"{recipe}: no teacher: give teacher_recipe or teacher_name_or_path")
     own, _ = parser.read_settings([*parser.recipe_arguments(recipe), *flags])
-    wants_fp16, more = bool(own.get("fp16")), ()
+    wants_fp16 = bool(own.get("fp16"))
+    # Rows that say nothing of their precision are in fp32 on every machine: half precision is what others try out.
+    more = () if own.keys() & {"fp16", "bf16"} else ("--bf16=false",)
     if flags and teacher is not None and settings.get("teacher_name_or_path") is None:
         # A teacher of its own: the flags may change what it is trained on, and others use the recipe's.
         name = Path(teacher).with_suffix("").as_posix().strip("/").replace("/", "_")
-        more = (f"--teacher_name_or_path={Path(output_dir) / 'teachers' / name}",)
+        more = (*more, f"--teacher_name_or_path={Path(output_dir) / 'teachers' / name}")
     if wants_fp16 and not torch.cuda.is_available():
         more = (*more, *IN_PLACE_OF_FP16)
     return Experiment(recipe, script, (*flags, *more), wants_fp16, teacher)

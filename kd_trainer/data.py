@@ -159,7 +159,7 @@ def sample(dataset, size, seed):
 
 def split_validation(train, share, seed):
     """A training split (`datasets.Dataset`) less a seeded share of its labelled rows, and those rows."""
-    labelled = np.flatnonzero(np.array(train["labels"]) != NO_LABEL)
+    labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)
     size = max(1, round(len(labelled) * share))
     if size >= len(labelled):
         raise InputError(f"{len(labelled)} labelled rows cannot be split for validation: give --validation_file")
@@ -169,8 +169,8 @@ def split_validation(train, share, seed):
 
 def count_overlap(dataset, other):
     """How many texts of `dataset` also stand in `other`, white space at the ends apart."""
-    seen = {text.strip() for text in other["text"]}
-    return sum(text.strip() in seen for text in dataset["text"])
+    seen = {text.strip() for text in other["text"][:]}
+    return sum(text.strip() in seen for text in dataset["text"][:])
 
 
 def read_splits(data_args, wanted, class_names):
@@ -247,7 +247,7 @@ def load_data(data_args, wanted=("train", "validation"), model_labels=None, unla
     for name, size in SAMPLE_SIZES.items():
         if name in splits:
             splits[name] = sample(splits[name], getattr(data_args, size), data_args.split_seed)
-    if "train" in splits and len(set(splits["train"]["labels"]) - {NO_LABEL}) < 2:
+    if "train" in splits and len(set(splits["train"]["labels"][:]) - {NO_LABEL}) < 2:
         raise InputError("the sampled training rows have fewer than two labels: raise --max_train_samples")
     return TextData(datasets.DatasetDict(splits), label_names, describe_splits(splits))
 
@@ -256,7 +256,7 @@ def describe_splits(splits):
     """Sizes, unlabelled rows and texts shared with the training split; what a reader must know is logged."""
     facts = {"rows": {name: len(split) for name, split in splits.items()}}
     if "train" in splits:
-        facts["unlabelled"] = sum(label == NO_LABEL for label in splits["train"]["labels"])
+        facts["unlabelled"] = sum(label == NO_LABEL for label in splits["train"]["labels"][:])
         facts["overlap_with_train"] = {
             name: count_overlap(split, splits["train"]) for name, split in splits.items() if name != "train"
         }

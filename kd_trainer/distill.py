@@ -210,7 +210,7 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
         }
     train = data.splits["train"]
     if online:
-        labelled = np.flatnonzero(np.array(train["labels"]) != NO_LABEL)
+        labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)
         sample = train.select(np.random.default_rng(0).permutation(labelled)[:1000])
         warn_at_chance(teacher.logits(sample["text"][:], run), sample["labels"][:])
         return splits

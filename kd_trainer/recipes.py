@@ -6,10 +6,12 @@ import difflib
 import json
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError
+from .precision import cpu_has_bf16
 
 # What the scripts do that a bare Trainer leaves off: validate every epoch, end with the best epoch's weights.
 SCRIPT_DEFAULTS = {
@@ -22,6 +24,7 @@ SCRIPT_DEFAULTS = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
     "warmup_steps": 0.1,
+    "train_sampling_strategy": "group_by_length",
     "weight_decay": 0.01,
     "logging_steps": 100,
     "report_to": "none",
@@ -141,7 +144,7 @@ class ScriptParser(HfArgumentParser):
         if recipe is not None:
             from_recipe, _ = self.read_settings(self.recipe_arguments(recipe), source=f"{recipe}: ")
             settings = {**from_recipe, **given}
-        values = {**self.script_defaults, **schedule_defaults(settings), **settings}
+        values = {**self.script_defaults, **schedule_defaults(settings), **machine_defaults(settings), **settings}
         if not values.get("do_train"):
             # Otherwise TrainingArguments would switch do_eval on.
             values = {**values, "eval_strategy": "no", "load_best_model_at_end": False}
@@ -165,6 +168,15 @@ def schedule_defaults(settings):
     if "no" in (settings.get("eval_strategy"), settings.get("save_strategy")):
         followed["load_best_model_at_end"] = False
     return followed
+
+
+def machine_defaults(settings):
+    """Defaults that follow from the machine: without a GPU, bf16 where the processor has it, unless that is decided."""
+    decided = settings.keys() & {"bf16", "fp16", "bf16_full_eval", "fp16_full_eval"}
+    on_gpu = torch.accelerator.is_available() and not settings.get("use_cpu")
+    if decided or on_gpu or not settings.get("do_train") or not cpu_has_bf16():
+        return {}
+    return {"bf16": True, "use_cpu": True}
 
 
 def read_recipe(path):

@@ -1,8 +1,11 @@
 """Build a fast tokenizer from texts: its vocabulary is counted, nothing is downloaded, `AutoTokenizer` loads it."""
 
+import json
+import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -23,6 +26,38 @@ def word_splitter():
 
 
 SPLITTERS = {"char": char_splitter, "word": word_splitter}
+
+
+def char_ids(tokenizer):
+    """
+    The id of every character for a tokenizer that [`build_tokenizer`] has made of characters, as a table to look up.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Any.
+
+    Returns:
+        `np.ndarray` of shape `(1114112,)`, int32, by code point; None for a tokenizer that does anything else with a
+        text than to look its characters up.
+    """
+    if not tokenizer.is_fast or not tokenizer.split_special_tokens:
+        return None
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    around = backend["post_processor"]
+    if (
+        backend["normalizer"] is not None
+        or backend["pre_tokenizer"] != json.loads(char_splitter()[1].__getstate__())
+        or not (around is None or around.get("single") == [{"Sequence": {"id": "A", "type_id": 0}}])
+        or backend["model"]["type"] != "WordLevel"
+        or not all(token["special"] for token in backend["added_tokens"])
+        or tokenizer.truncation_side != "right"
+    ):
+        return None
+    vocabulary = backend["model"]["vocab"]
+    table = np.full(sys.maxunicode + 1, vocabulary[backend["model"]["unk_token"]], dtype=np.int32)
+    for token, index in vocabulary.items():
+        if len(token) == 1:
+            table[ord(token)] = index
+    return table
 
 
 def count_tokens(texts, kind):

@@ -122,6 +122,8 @@ def start_run(settings, args, data_args, run_args):
         check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
+    if args.bf16 and "bf16" not in settings:
+        logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
     if args.world_size > 1:
         # A launcher that starts a world of 1 by mistake would otherwise go unnoticed.
         logger.info(f"world size {args.world_size}")
@@ -236,7 +238,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
     """
     check_model(run, model, tokenizer, max_length)
     train = data.splits["train"]
-    labelled = [row for row, label in enumerate(train["labels"]) if label != NO_LABEL]
+    labelled = [row for row, label in enumerate(train["labels"][:]) if label != NO_LABEL]
     validation = data.splits.get("validation")
     trainer = build_trainer(
         AdversarialTrainer,

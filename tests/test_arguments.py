@@ -369,3 +369,31 @@ def test_flags_that_do_not_go_together(argv, found):
 )
 def test_flags_that_go_together(argv):
     check(*argv)
+
+
+@pytest.mark.parametrize(
+    "argv, bf16",
+    [
+        (["--do_train"], True),
+        (["--do_train", "--use_cpu"], True),
+        (["--do_train", "--bf16=false"], False),
+        (["--do_train", "--bf16=true", "--use_cpu"], True),
+        (["--do_eval"], False),
+    ],
+)
+@pytest.mark.parametrize("processor_has_it", [True, False])
+def test_bf16_is_the_default_where_the_processor_has_it(monkeypatch, argv, bf16, processor_has_it):
+    monkeypatch.setattr("kd_trainer.recipes.cpu_has_bf16", lambda: processor_has_it)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    flags = parse("--output_dir=x", *argv)
+    assert flags.bf16 == (bf16 and (processor_has_it or "--bf16=true" in argv))
+    assert flags.use_cpu or not flags.bf16
+    # What a machine decides is no setting: another may continue the run.
+    assert set(flags.settings) == {"output_dir", *(word.lstrip("-").split("=")[0] for word in argv)}
+
+
+def test_bf16_is_no_default_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr("kd_trainer.recipes.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert not parse("--output_dir=x", "--do_train").bf16
+    assert parse("--output_dir=x", "--do_train", "--use_cpu").bf16

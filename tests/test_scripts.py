@@ -32,7 +32,7 @@ TEACHER = [
     "--config_overrides=hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16,"
     "hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
 ]
-TRAINING = ["--use_cpu", "--do_train", "--do_predict", "--learning_rate=1e-2", "--disable_tqdm=true"]
+TRAINING = ["--use_cpu", "--bf16=false", "--do_train", "--do_predict", "--learning_rate=1e-2", "--disable_tqdm=true"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from kd_trainer.arguments import DistillationTrainingArguments
-from kd_trainer.base_trainer import ClassificationTrainer
+from kd_trainer.base_trainer import ClassificationTrainer, LengthGrouped
 from kd_trainer.batches import DistillationCollator, tokenize
 from kd_trainer.loading import describe_labels
 from kd_trainer.trainer import DistillationTrainer
@@ -621,3 +621,63 @@ def test_teacher_with_another_tokenizer_never_reads_the_students_ids(
     )  # fmt: skip
     with pytest.raises(ValueError, match="no teacher_input_ids"):
         trainer.train()
+
+
+def padded_tokens(trainer, run):
+    """How many padding positions the student reads while `run` goes on, and how many batches."""
+    counts = []
+
+    def count(module, args, kwargs):
+        counts.append(int((kwargs["attention_mask"] == 0).sum()))
+
+    handle = trainer.model.register_forward_pre_hook(count, with_kwargs=True)
+    run()
+    handle.remove()
+    return sum(counts), len(counts)
+
+
+def ragged(lab, size=64):
+    """A data set of rows of very different lengths."""
+    lengths = np.random.default_rng(1).permutation(size) % 64
+    rows = {"input_ids": [[2 + n % 5] * n for n in lengths], "attention_mask": [[1] * n for n in lengths]}
+    return Dataset.from_dict({**rows, "labels": [int(n) % 3 for n in lengths]})
+
+
+def test_batches_of_similar_length_hardly_pad(lab):
+    dataset, padding = ragged(lab, 512), {}
+    for strategy in ("random", "group_by_length"):
+        args = {"train_sampling_strategy": strategy, "per_device_train_batch_size": 8}
+        trainer = lab.trainer(lab.student(), dataset, "bilstm", False, args)
+        padding[strategy], batches = padded_tokens(trainer, trainer.train)
+        assert batches == 64
+    assert padding["group_by_length"] < padding["random"] / 4
+
+
+def test_the_order_of_an_epoch_is_its_own():
+    sampler = LengthGrouped(4, list(range(40)), seed=3)
+    orders = []
+    for epoch in (0, 1, 0):
+        torch.rand(epoch + 1)  # the global random state does not matter
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1] and sorted(orders[1]) == list(range(40))
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_evaluation_hardly_pads_and_answers_in_the_order_of_the_data(lab, metrics):
+    dataset = ragged(lab)
+    trainer = lab.trainer(lab.student(), dataset, "bilstm", False, {"per_device_eval_batch_size": 8})
+    if metrics:
+        trainer.compute_metrics = lambda answer: {"n": float((answer.label_ids == answer.label_ids).sum())}
+    outputs = []
+    padding, batches = padded_tokens(trainer, lambda: outputs.append(trainer.predict(dataset)))
+    assert batches == 8 and padding <= 8 * 28
+    trainer.evaluate(dataset.select(range(5)))  # another data set in between
+    other = trainer.predict(dataset.select(range(40, 64)))
+    assert outputs[0].label_ids.tolist() == dataset["labels"][:]
+    with torch.no_grad():
+        for row, logits in zip(dataset, outputs[0].predictions, strict=True):
+            ids = torch.tensor([row["input_ids"]], dtype=torch.long)
+            expected = trainer.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+            np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(other.predictions, outputs[0].predictions[40:], atol=1e-5)
