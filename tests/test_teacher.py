@@ -4,6 +4,8 @@ import copy
 import itertools
 import logging
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -264,6 +266,45 @@ def test_a_killed_run_goes_on_with_the_piece_that_it_was_at(label, teacher, rows
     assert ran and labelled[:40] + labelled[41:] == rows[0]  # every text once
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"] and not label()[1]
+
+
+class Process:
+    """What `cached_logits` asks of `accelerate.PartialState`, for one of two threads."""
+
+    num_processes = 2
+
+    def __init__(self, index, barrier):
+        self.process_index = index
+        self.wait_for_everyone = barrier.wait
+
+
+def test_two_processes_share_the_texts(label, teacher, teacher_tokenizer, rows, tmp_path, monkeypatch):
+    expected = label(cache_dir=tmp_path / "one")[0]
+    monkeypatch.setattr("kd_trainer.teacher.PIECE_ROWS", 20)
+    monkeypatch.setattr("kd_trainer.teacher.broadcast_object_list", lambda objects: objects)
+    labelled, lock = {}, threading.Lock()
+
+    def predict(model, tokenizer, texts, *args):
+        with lock:  # a tokenizer is not made for two threads
+            labelled.setdefault(threading.get_ident(), []).extend(texts)
+            return predict_logits(model, tokenizer, texts, *args)
+
+    monkeypatch.setattr("kd_trainer.teacher.predict_logits", predict)
+    barrier = threading.Barrier(2, timeout=60)
+
+    def run(index):
+        state = Process(index, barrier)
+        digest = "d" * 64  # hashing the tokenizer is no work for two threads either
+        arguments = (teacher, teacher_tokenizer, rows[0], MAX_LENGTH, 8, tmp_path / "two")
+        return cached_logits(*arguments, state=state, digest=digest)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(run, range(2)))
+    for logits in results:
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    one, other = labelled.values()
+    assert sorted(one + other) == sorted(rows[0]) and min(len(one), len(other)) >= 36  # pieces 0, 2, 4 and 1, 3
+    assert len(list((tmp_path / "two").iterdir())) == 1
 
 
 def test_texts_may_be_a_column_that_is_not_in_memory(label, rows):
