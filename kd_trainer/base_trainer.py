@@ -22,18 +22,17 @@ class LengthGrouped(LengthGroupedSampler):
         batch_size (`int`): Rows of a whole step, over all processes.
         lengths (`list[int]`): Of every row.
         seed (`int`): Of the first epoch; the next has the next.
+        epoch (`Callable[[], int]`): The epoch that begins. Not `set_epoch`: accelerate does not reach a sampler that
+            it has sharded and of which it skips the first batches.
     """
 
-    def __init__(self, batch_size, lengths, seed):
+    def __init__(self, batch_size, lengths, seed, epoch):
         super().__init__(batch_size, lengths=lengths)
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch):
         self.epoch = epoch
 
     def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
         return super().__iter__()
 
 
@@ -58,6 +57,8 @@ class LongestFirst(Sampler):
         """What was computed in this order, an array or a tuple of such, in the order of the rows."""
         if isinstance(values, (tuple, list)):
             return type(values)(self.undo(value) for value in values)
+        if isinstance(values, dict):
+            return {name: self.undo(value) for name, value in values.items()}
         if values is None:
             return None
         ordered = np.empty_like(values)
@@ -69,6 +70,10 @@ class ClassificationTrainer(Trainer):
     """
     A `Trainer` whose loss is the mean over the rows of a step, exact for any split of the step into micro-batches, and
     whose predictions come back in the order of the data.
+
+    With `train_sampling_strategy="group_by_length"` an epoch has one order for any number of processes. Evaluation goes
+    through the rows longest first, also in the loaders that `get_eval_dataloader` returns; `evaluate` and `predict` put
+    the answers back into the order of the data.
 
     A subclass with a loss of its own overrides [`batch_loss`]; parts of it that it returns are in the logs.
 
@@ -193,13 +198,15 @@ class ClassificationTrainer(Trainer):
         # The Trainer reads the rows one by one for this: seconds at every start of an epoch.
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGrouped(step, token_lengths(dataset), seed)
+        # A whole epoch may miss its number by rounding.
+        return LengthGrouped(step, token_lengths(dataset), seed, lambda: int((self.state.epoch or 0) + 1e-6))
 
     def _get_eval_sampler(self, eval_dataset):
         # Several processes: accelerate shards the data set in its own order, and puts the answers together again.
         if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
             return None
         by_batch = self.args.batch_eval_metrics or self.args.include_for_metrics
+        by_batch = by_batch or self.args.dataloader_drop_last or not self.args.eval_do_concat_batches
         if isinstance(eval_dataset, datasets.Dataset) and "input_ids" in eval_dataset.column_names and not by_batch:
             return LongestFirst(token_lengths(eval_dataset))
         return SequentialSampler(eval_dataset)

@@ -37,8 +37,9 @@ def tokenize(dataset, tokenizer, max_length, teacher_tokenizer=None, teacher_max
                 table = table.append_column(f"{prefix}{name}", column)
         return table.drop_columns("text")
 
-    dataset = dataset.with_format("arrow")
-    return dataset.map(encode, batched=True, batch_size=10_000, desc="Tokenizing").with_format(None)
+    kind, settings = dataset.format["type"], dataset.format["format_kwargs"]
+    tokenized = dataset.with_format("arrow").map(encode, batched=True, batch_size=10_000, desc="Tokenizing")
+    return tokenized.with_format(kind, **settings)
 
 
 def make_encoder(tokenizer, max_length):
@@ -64,7 +65,8 @@ def make_encoder(tokenizer, max_length):
 
     def call(texts):
         columns = tokenizer(texts, truncation=True, max_length=max_length)
-        return {name: pa.array(column, type=pa.list_(pa.int32())) for name, column in columns.items()}
+        small = {"attention_mask": pa.int8(), "token_type_ids": pa.int8()}  # as `datasets` itself has them
+        return {name: pa.array(column, type=pa.list_(small.get(name, pa.int32()))) for name, column in columns.items()}
 
     usual = set(tokenizer.model_input_names) <= {"input_ids", "attention_mask"}
     return call if table is None or not usual else look_up

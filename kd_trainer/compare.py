@@ -122,7 +122,7 @@ def make_experiment(recipe, flags, output_dir):
         raise InputError(f"{recipe}: no teacher: give teacher_recipe or teacher_name_or_path")
     own, _ = parser.read_settings([*parser.recipe_arguments(recipe), *flags])
     wants_fp16 = bool(own.get("fp16"))
-    # Rows that say nothing of their precision are in fp32 on every machine: half precision is what others try out.
+    # Rows that say nothing of their precision train in fp32 on every machine: half precision is what others try out.
     more = () if own.keys() & {"fp16", "bf16"} else ("--bf16=false",)
     if flags and teacher is not None and settings.get("teacher_name_or_path") is None:
         # A teacher of its own: the flags may change what it is trained on, and others use the recipe's.

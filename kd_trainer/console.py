@@ -4,6 +4,8 @@ import gc
 import sys
 from pathlib import Path
 
+import torch
+
 from .errors import InputError
 
 
@@ -22,8 +24,6 @@ def run_console(main):
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     finally:
-        import torch
-
         gc.collect()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -33,9 +33,6 @@ from .workflow import (
 
 logger = logging.getLogger(__name__)
 
-# Texts in a batch that the teacher labels, on a CPU and on a GPU; halved where memory does not suffice.
-DEFAULT_BATCH_SIZE = (64, 1024)
-
 # Settings of a distillation that do not concern the same student trained alone.
 DISTILLATION_SETTINGS = {
     *(field.name for field in dataclasses.fields(TeacherArguments)), "alpha", "temperature", "kd_loss", "output_dir",
@@ -75,11 +72,18 @@ class Teacher:
         Logits of `texts` in the data's label order, `(len(texts), num_labels)`, cached on disk. All processes of the
         run must call this.
         """
-        args = self.args
-        batch_size = args.teacher_batch_size or DEFAULT_BATCH_SIZE[self.model.device.type == "cuda"]
-        state = run.args.distributed_state if run.args.world_size > 1 else None
-        where = (batch_size, args.teacher_cache_dir, half, state, self.digest)
-        return cached_logits(self.model, self.tokenizer, texts, self.max_length, *where)[:, self.order]
+        logits = cached_logits(
+            self.model,
+            self.tokenizer,
+            texts,
+            self.max_length,
+            batch_size=self.args.teacher_batch_size or (1024 if self.model.device.type == "cuda" else 64),
+            cache_dir=self.args.teacher_cache_dir,
+            half=half,
+            state=run.args.distributed_state if run.args.world_size > 1 else None,
+            digest=self.digest,
+        )
+        return logits[:, self.order]
 
 
 def is_trained(folder):

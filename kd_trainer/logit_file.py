@@ -1,42 +1,37 @@
 """A safetensors file of logits that is filled piece by piece, by one or several processes, over one or several runs."""
 
+import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: two runs may then label the same texts at once
+    fcntl = None
+
 LENGTH_BYTES = 8  # of the header's length, little-endian, at the start of every safetensors file
-
-
-def header_of(shape, pieces):
-    """The header of a safetensors file with `logits` (float32, `shape`) and `done` (one byte a piece), as `bytes`."""
-    size = 4 * shape[0] * shape[1]
-    tensors = {
-        "logits": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]},
-        "done": {"dtype": "U8", "shape": [pieces], "data_offsets": [size, size + pieces]},
-    }
-    header = json.dumps(tensors, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(LENGTH_BYTES, "little") + header
+LONGEST_HEADER = 1 << 16
 
 
 class LogitFile:
     """
-    Logits on disk, in pieces of `piece_rows` rows. Until all are there the file is called `path` + `.partial`; a
-    process that is killed loses the piece that it was at. Reading maps the file, it is not held in memory.
+    Logits on disk, in pieces of rows. Until all are there the file is called `path` + `.partial`; a process that is
+    killed loses the piece that it was at. Reading maps the file, it is not held in memory.
 
     Args:
         path (`str` or `Path`): Of the complete file; its folder must exist.
         shape (`tuple[int, int]`): `(num_rows, num_labels)`.
-        piece_rows (`int`, *optional*, defaults to 4096): Rows per piece.
+        piece_rows (`int`, *optional*, defaults to 4096): Rows per piece of a new file.
 
     Source: the format is https://github.com/huggingface/safetensors#format
 
     Example:
 
     ```python
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = LogitFile(f"{folder}/logits.safetensors", (3, 2), piece_rows=2)
     ...     file.create()
@@ -54,52 +49,109 @@ class LogitFile:
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self.shape = tuple(shape)
         self.piece_rows = piece_rows
-        self.pieces = -(-shape[0] // piece_rows)
-        self.header = header_of(self.shape, self.pieces)
-        self.size = len(self.header) + 4 * shape[0] * shape[1] + self.pieces
+        self.precision = None
+
+    @property
+    def pieces(self):
+        """Number of pieces."""
+        return -(-self.shape[0] // self.piece_rows)
+
+    @property
+    def values_size(self):
+        """Bytes of the logits."""
+        return 4 * self.shape[0] * self.shape[1]
 
     def rows(self, piece):
         """First row of a piece and the row behind its last: `tuple[int, int]`."""
         return piece * self.piece_rows, min((piece + 1) * self.piece_rows, self.shape[0])
 
-    def is_whole(self, path):
-        """Whether the file at `path` has the header and the size of this one."""
+    def header(self):
+        """`logits` (float32) and `done` (one byte a piece), as `bytes`."""
+        metadata = {"piece_rows": str(self.piece_rows), "precision": str(self.precision)}
+        end = self.values_size + self.pieces
+        tensors = {
+            "__metadata__": metadata,
+            "logits": {"dtype": "F32", "shape": list(self.shape), "data_offsets": [0, self.values_size]},
+            "done": {"dtype": "U8", "shape": [self.pieces], "data_offsets": [self.values_size, end]},
+        }
+        header = json.dumps(tensors, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)
+        return len(header).to_bytes(LENGTH_BYTES, "little") + header
+
+    def adopt(self, path):
+        """Whether the file at `path` holds logits of this shape; pieces and precision are then those that it names."""
         try:
             with path.open("rb") as file:
-                return path.stat().st_size == self.size and file.read(len(self.header)) == self.header
-        except OSError:
+                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+                if not 0 < length < LONGEST_HEADER:
+                    return False
+                metadata = json.loads(file.read(length))["__metadata__"]
+                found = LogitFile(self.path, self.shape, int(metadata["piece_rows"]))
+                found.precision = None if metadata["precision"] == "None" else metadata["precision"]
+                file.seek(0)
+                header = found.header()
+                whole = path.stat().st_size == len(header) + found.values_size + found.pieces
+                if not whole or file.read(len(header)) != header:
+                    return False
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             return False
+        self.piece_rows, self.precision = found.piece_rows, found.precision
+        return True
 
     def is_complete(self):
         """Whether all logits are there under the final name."""
-        return self.is_whole(self.path) and bool(self.marks(self.path).all())
+        return self.adopt(self.path) and bool(self.marks(self.path).all())
+
+    def is_begun(self):
+        """Whether there is a partial file of these rows."""
+        return self.adopt(self.partial)
 
     def marks(self, path):
         """Which pieces of the file at `path` are written, `np.ndarray` of `bool`."""
         with path.open("rb") as file:
-            file.seek(self.size - self.pieces)
+            file.seek(len(self.header()) + self.values_size)
             return np.frombuffer(file.read(self.pieces), dtype=np.uint8) == 1
 
-    def create(self):
+    @contextlib.contextmanager
+    def lock(self):
+        """Held by the run that fills the file; another one waits here until it is done, or dead."""
+        if fcntl is None:
+            yield
+            return
+        path = self.path.with_name(f"{self.path.name}.lock")
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                # A run that waits for it finds the complete file; one that comes later makes a lock of its own.
+                path.unlink(missing_ok=True)
+
+    def create(self, precision=None):
         """
-        Takes up a partial file of these rows, or makes one of its final size, so that a full disk shows at once.
+        Takes up the partial file, or makes one of its final size, so that a full disk shows at once.
+
+        Args:
+            precision (`str`, *optional*): What a new file is computed in.
 
         Raises:
             `OSError`: When it cannot be written.
         """
-        if self.is_whole(self.partial):
-            return
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".new")
+        if self.is_begun():
+            with self.partial.open("r+b"):
+                return
+        self.precision = precision
+        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        header = self.header()
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.header)
-                left, zeros = self.size - len(self.header), bytes(1 << 20)
+            with new.open("wb") as file:
+                file.write(header)
+                left, zeros = self.values_size + self.pieces, bytes(1 << 20)
                 while left > 0:
                     left -= file.write(zeros[:left])
-            os.replace(name, self.partial)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+            new.replace(self.partial)
+        finally:
+            new.unlink(missing_ok=True)
 
     def missing(self):
         """Numbers of the pieces that are not written yet, `list[int]`."""
@@ -110,19 +162,20 @@ class LogitFile:
         first, end = self.rows(piece)
         values = np.ascontiguousarray(logits, dtype="<f4")
         assert values.shape == (end - first, self.shape[1])
+        start = len(self.header())
         with self.partial.open("r+b") as file:
-            file.seek(len(self.header) + 4 * first * self.shape[1])
+            file.seek(start + 4 * first * self.shape[1])
             file.write(values.tobytes())
             file.flush()
-            file.seek(self.size - self.pieces + piece)
+            file.seek(start + self.values_size + piece)
             file.write(b"\x01")
 
     def finish(self):
         """Gives the file its final name."""
-        os.replace(self.partial, self.path)
+        self.partial.replace(self.path)
 
     def read(self):
         """The logits, `np.ndarray` of `shape`, float32, mapped from the file and read-only."""
         if 0 in self.shape:
             return np.empty(self.shape, dtype=np.float32)
-        return np.memmap(self.path, dtype="<f4", mode="r", offset=len(self.header), shape=self.shape)
+        return np.memmap(self.path, dtype="<f4", mode="r", offset=len(self.header()), shape=self.shape)

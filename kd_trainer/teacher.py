@@ -1,5 +1,6 @@
 """What a teacher says of a text: its labels in the data's order, its logits computed once and kept on disk."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from huggingface_hub import constants
 from transformers.utils.logging import tqdm
 
@@ -165,9 +166,14 @@ def choose_dtype(teacher, tokenizer, texts, max_length, batch_size=64):
     labels, seconds = {}, {}
     for precision in (None, dtype):
         # The first batch warms the device up.
-        predict_logits(teacher, tokenizer, sample[:batch_size], max_length, batch_size, None, precision)
-        start = time.perf_counter()
-        logits = predict_logits(teacher, tokenizer, sample, max_length, batch_size, None, precision)
+        try:
+            predict_logits(teacher, tokenizer, sample[:batch_size], max_length, batch_size, None, precision)
+            start = time.perf_counter()
+            logits = predict_logits(teacher, tokenizer, sample, max_length, batch_size, None, precision)
+        except InputError:
+            if precision is None:
+                raise
+            return None  # beyond the range of half precision
         labels[precision], seconds[precision] = logits.argmax(axis=-1), time.perf_counter() - start
     agree = float((labels[None] == labels[dtype]).mean())
     gain = seconds[None] / seconds[dtype]
@@ -179,18 +185,47 @@ def choose_dtype(teacher, tokenizer, texts, max_length, batch_size=64):
     return chosen
 
 
-def fill(file, teacher, tokenizer, texts, max_length, batch_size, dtype, pieces):
-    """Labels the texts of those of `pieces` of a [`LogitFile`] that are not there yet."""
-    missing = sorted(set(file.missing()) & set(pieces))
-    total = sum(len(range(*file.rows(piece))) for piece in missing)
-    if len(missing) < len(pieces):
-        logger.info(f"{len(pieces) - len(missing)} of {len(pieces)} pieces were labelled before: going on")
-    with tqdm(total=total, desc="Teacher", unit="text") as bar:
-        for piece in missing:
-            first, end = file.rows(piece)
-            rows = texts[first:end]
-            file.write(piece, predict_logits(teacher, tokenizer, rows, max_length, batch_size, None, dtype))
-            bar.update(len(rows))
+def label_piece(teacher, tokenizer, texts, max_length, batch_size, dtype):
+    """[`predict_logits`] without its bar; again in the teacher's own precision where a half one overflows."""
+    try:
+        return predict_logits(teacher, tokenizer, texts, max_length, batch_size, None, dtype)
+    except InputError:
+        if dtype is None:
+            raise
+        return predict_logits(teacher, tokenizer, texts, max_length, batch_size, None, None)
+
+
+def begin(file, choose):
+    """
+    What is left to label: the partial file is there afterwards, unless it cannot be.
+
+    Args:
+        file ([`LogitFile`]): Locked by this process.
+        choose (`Callable[[], torch.dtype | None]`): The precision of a new file.
+
+    Returns:
+        `list[int]` or None: Numbers of the missing pieces; none for a complete file; None when none can be written.
+    """
+    if file.is_complete():
+        return []
+    if file.path.exists():
+        logger.warning(f"{file.path} is damaged: computed again")
+    try:
+        if not file.is_begun():
+            dtype = choose()
+            file.create(None if dtype is None else str(dtype).removeprefix("torch."))
+        file.create()
+    except OSError as error:  # a full disk: the logits are computed all the same
+        logger.warning(
+            f"teacher logits cannot be kept in {file.path.parent} ({error}): the next run computes them again"
+        )
+        return None
+    missing = file.missing()
+    if not missing:  # killed before it could give the file its name
+        file.finish()
+    elif len(missing) < file.pieces:
+        logger.info(f"{file.pieces - len(missing)} of {file.pieces} pieces were labelled before: going on")
+    return missing
 
 
 def cached_logits(
@@ -198,13 +233,14 @@ def cached_logits(
 ):
     """
     [`predict_logits`], read from disk when this teacher has labelled these texts before. It is written in pieces as it
-    is computed: a run that was killed goes on with the piece that it was at.
+    is computed: a run that was killed goes on with the piece that it was at, and a second run waits for the first.
 
     Args:
         teacher, tokenizer, max_length, batch_size: As [`predict_logits`].
         texts (sequence of `str`): Read by slices, so that a memory-mapped column need not fit into memory.
         cache_dir (`str`, *optional*): Defaults to [`default_cache_dir`].
-        half (`bool`, *optional*, defaults to `False`): Whether half precision may be used, see [`choose_dtype`].
+        half (`bool`, *optional*, defaults to `False`): Whether half precision may be used, see [`choose_dtype`]; what
+            may be is kept apart from what may not.
         state (`accelerate.PartialState`, *optional*): Shares the work among its processes, all of which must call this
             and see the same `cache_dir`.
         digest (`str`, *optional*): [`teacher_digest`], where it is known.
@@ -216,35 +252,47 @@ def cached_logits(
         `InputError`: As [`predict_logits`]; and for processes that do not see one `cache_dir`.
     """
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    key = cache_key(digest or teacher_digest(teacher, tokenizer, max_length), texts)
+    key = cache_key(f"{digest or teacher_digest(teacher, tokenizer, max_length)} {half}", texts)
     file = LogitFile(folder / f"{key}.safetensors", (len(texts), teacher.config.num_labels), PIECE_ROWS)
     rank, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
-    if file.is_complete():
-        logger.info(f"teacher logits of {len(texts)} texts read from {file.path}")
-        return file.read()
-    if file.path.exists() and rank == 0:
-        logger.warning(f"{file.path} is damaged: computed again")
-    dtype = choose_dtype(teacher, tokenizer, texts, max_length, batch_size) if half else None
-    try:
+
+    def choose():
+        return choose_dtype(teacher, tokenizer, texts, max_length, batch_size) if half else None
+
+    with contextlib.ExitStack() as stack:
+        missing = None
         if rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            file.create()
-    except OSError as error:  # a full disk: the logits are computed all the same
-        logger.warning(f"teacher logits cannot be kept in {folder} ({error}): the next run computes them again")
-    if processes > 1:
-        state.wait_for_everyone()
-        dtype = broadcast_object_list([dtype])[0]
-    if not file.is_whole(file.partial):
-        return predict_logits(teacher, tokenizer, texts, max_length, batch_size, "Teacher", dtype)
-    fill(file, teacher, tokenizer, texts, max_length, batch_size, dtype, range(rank, file.pieces, processes))
-    if processes > 1:
-        state.wait_for_everyone()
-    if rank == 0:
-        if file.missing():
-            raise InputError(f"not all processes write into {folder}: give a --teacher_cache_dir that they share")
-        file.finish()
-    if processes > 1:
-        state.wait_for_everyone()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not file.is_complete():
+                    stack.enter_context(file.lock())
+            except OSError as error:
+                logger.warning(f"no lock in {folder} ({error})")
+            missing = begin(file, choose)
+        if processes > 1:
+            # Whatever the files say to one process, all of them go the way that the first one goes.
+            (missing,) = broadcast_object_list([missing])
+            there = missing is None or (file.is_begun() if missing else file.is_complete())
+            if not all(gather_object([there])):
+                raise InputError(f"not all processes see {folder}: give a --teacher_cache_dir that they share")
+        if missing is None:
+            return predict_logits(teacher, tokenizer, texts, max_length, batch_size, "Teacher")
+        if not missing and file.is_complete():
+            logger.info(f"teacher logits of {len(texts)} texts read from {file.path}")
+            return file.read()
+        dtype = None if file.precision is None else getattr(torch, file.precision)
+        mine = missing[rank::processes]
+        with tqdm(total=sum(len(range(*file.rows(piece))) for piece in mine), desc="Teacher", unit="text") as bar:
+            for piece in mine:
+                first, end = file.rows(piece)
+                file.write(piece, label_piece(teacher, tokenizer, texts[first:end], max_length, batch_size, dtype))
+                bar.update(end - first)
+        if processes > 1:
+            state.wait_for_everyone()
+        if rank == 0:
+            file.finish()
+        if processes > 1:
+            state.wait_for_everyone()
     logger.info(f"teacher logits of {len(texts)} texts written to {file.path}")
     return file.read()
 

@@ -329,6 +329,7 @@ def finish_report(run, rows, data, logits, trainer=None):
             "texts_sha256": hashlib.sha256(json.dumps(data.splits[split]["text"][:]).encode()).hexdigest(),
             "seed": run.args.seed,
             "settings": plain(run.settings),
+            "precision": "bf16" if run.args.bf16 else "fp16" if run.args.fp16 else "fp32",
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
             "versions": versions(),
         }

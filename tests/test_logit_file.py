@@ -1,5 +1,7 @@
 """A file of logits that is filled in pieces is a safetensors file like any other, and says what is missing."""
 
+import threading
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -41,6 +43,32 @@ def test_pieces_in_any_order_by_two_writers(tmp_path):
     assert other.missing() == []
     one.finish()
     np.testing.assert_array_equal(other.read(), values)
+
+
+def test_a_partial_file_keeps_its_pieces_and_its_precision(tmp_path):
+    file = LogitFile(tmp_path / "a.safetensors", (10, 2), 3)
+    file.create("bfloat16")
+    file.write(1, np.ones((3, 2)))
+    later = LogitFile(tmp_path / "a.safetensors", (10, 2), 5)
+    later.create("float16")
+    assert later.precision == "bfloat16" and later.piece_rows == 3 and later.missing() == [0, 2, 3]
+
+
+def test_a_second_run_waits_for_the_first(tmp_path):
+    file, other = (LogitFile(tmp_path / "a.safetensors", (1, 1)) for _ in range(2))
+    order = []
+
+    def second():
+        with other.lock():
+            order.append("second")
+
+    with file.lock():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"] and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", [b"", b"noise" * 20])

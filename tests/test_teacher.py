@@ -21,6 +21,7 @@ from kd_trainer.teacher import (
     align_labels,
     cached_logits,
     choose_dtype,
+    label_piece,
     parse_label_map,
     warn_at_chance,
 )
@@ -281,7 +282,16 @@ class Process:
 def test_two_processes_share_the_texts(label, teacher, teacher_tokenizer, rows, tmp_path, monkeypatch):
     expected = label(cache_dir=tmp_path / "one")[0]
     monkeypatch.setattr("kd_trainer.teacher.PIECE_ROWS", 20)
-    monkeypatch.setattr("kd_trainer.teacher.broadcast_object_list", lambda objects: objects)
+    sent, barrier = [], threading.Barrier(2, timeout=60)
+
+    def broadcast(objects):
+        if objects != [None]:  # the first process's
+            sent.append(objects)
+        barrier.wait()
+        return sent[0]
+
+    monkeypatch.setattr("kd_trainer.teacher.broadcast_object_list", broadcast)
+    monkeypatch.setattr("kd_trainer.teacher.gather_object", lambda objects: objects)
     labelled, lock = {}, threading.Lock()
 
     def predict(model, tokenizer, texts, *args):
@@ -290,7 +300,6 @@ def test_two_processes_share_the_texts(label, teacher, teacher_tokenizer, rows, 
             return predict_logits(model, tokenizer, texts, *args)
 
     monkeypatch.setattr("kd_trainer.teacher.predict_logits", predict)
-    barrier = threading.Barrier(2, timeout=60)
 
     def run(index):
         state = Process(index, barrier)
@@ -407,3 +416,19 @@ def test_warning_about_a_teacher_at_chance(kind, warned, size, unlabelled, caplo
 def test_without_labelled_rows_there_is_nothing_to_warn_of(labels, caplog):
     assert not warn_at_chance(np.zeros((len(labels), 3)), np.array(labels, dtype=int))
     assert not caplog.records
+
+
+def test_a_text_beyond_the_range_of_half_precision_is_labelled_in_full(teacher, teacher_tokenizer, monkeypatch):
+    asked = []
+
+    def predict(teacher, tokenizer, texts, max_length, batch_size, description, dtype):
+        asked.append(dtype)
+        if dtype is not None:
+            raise InputError("not finite")
+        return np.ones((len(texts), 3), dtype=np.float32)
+
+    monkeypatch.setattr("kd_trainer.teacher.predict_logits", predict)
+    monkeypatch.setattr("kd_trainer.teacher.half_dtype", lambda device: torch.float16)
+    assert label_piece(teacher, teacher_tokenizer, ["今"], MAX_LENGTH, 8, torch.float16).tolist() == [[1, 1, 1]]
+    assert asked == [torch.float16, None]
+    assert choose_dtype(teacher, teacher_tokenizer, ["今"] * 10_000, MAX_LENGTH) is None

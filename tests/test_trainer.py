@@ -528,14 +528,16 @@ def test_best_model_is_loaded_at_the_end(lab):
     assert not torch.equal(saved[1]["classifier.weight"], saved[2]["classifier.weight"])
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 @pytest.mark.parametrize("way", [None, "column", "online"], ids=["plain", "column", "online"])
-def test_resumed_training_ends_with_the_same_bits(lab, way):
+def test_resumed_training_ends_with_the_same_bits(lab, way, strategy):
     args = {"optim": "adamw_torch", "lr_scheduler_type": "linear", "num_train_epochs": 2, "save_strategy": "steps"}
     args |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1}
+    args |= {"train_sampling_strategy": strategy}
     kwargs = {"teacher": lab.teacher} if way == "online" else {}
     results = []
-    # Once from the middle of an epoch, once from its end.
-    for step in (None, 2, 4):
+    # From the middle of an epoch, from its end, from the middle of the next.
+    for step in (None, 2, 4, 6):
         model = lab.student(dropout=0.3, seed=0 if step is None else 7)
         folder = str(lab.folder / f"run-{step}")
         dataset = lab.dataset(32, teacher=way)
@@ -544,7 +546,7 @@ def test_resumed_training_ends_with_the_same_bits(lab, way):
         trainer.train(resume_from_checkpoint=checkpoint)
         assert trainer.state.global_step == 8
         results.append(weights(model))
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert all(torch.equal(results[0], result) for result in results[1:])
 
 
 def test_model_init_trains_like_the_model(lab):
@@ -654,11 +656,11 @@ def test_batches_of_similar_length_hardly_pad(lab):
 
 
 def test_the_order_of_an_epoch_is_its_own():
-    sampler = LengthGrouped(4, list(range(40)), seed=3)
-    orders = []
+    number, orders = [0], []
+    sampler = LengthGrouped(4, list(range(40)), 3, lambda: number[0])
     for epoch in (0, 1, 0):
         torch.rand(epoch + 1)  # the global random state does not matter
-        sampler.set_epoch(epoch)
+        number[0] = epoch
         orders.append(list(sampler))
     assert orders[0] == orders[2] != orders[1] and sorted(orders[1]) == list(range(40))
 
@@ -681,3 +683,14 @@ def test_evaluation_hardly_pads_and_answers_in_the_order_of_the_data(lab, metric
             expected = trainer.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
             np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(other.predictions, outputs[0].predictions[40:], atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{"dataloader_drop_last": True}, {"eval_do_concat_batches": False}])
+def test_evaluation_that_does_not_give_one_answer_a_row_keeps_the_order_of_the_data(lab, flags):
+    dataset = ragged(lab, 20)
+    trainer = lab.trainer(lab.student(), dataset, "bilstm", False, {"per_device_eval_batch_size": 8, **flags})
+    labels = trainer.predict(dataset).label_ids
+    assert (
+        np.concatenate(np.atleast_2d(labels) if "dataloader_drop_last" in flags else labels).tolist()
+        == (dataset["labels"][: len(np.hstack(labels))])
+    )
