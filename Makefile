@@ -20,6 +20,11 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/lstm.py
 	$(BIN)/python benchmarks/linear.py
 	$(BIN)/python benchmarks/adversarial.py
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/training.py
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
