@@ -20,6 +20,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/lstm.py
 	$(BIN)/python benchmarks/linear.py
 	$(BIN)/python benchmarks/adversarial.py
+	$(BIN)/python benchmarks/preparation.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/growth.py
