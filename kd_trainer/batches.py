@@ -1,9 +1,11 @@
 """Texts as the columns of a student, its teacher beside it, padded batch by batch."""
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from datasets.table import InMemoryTable
 
 from .tokenization import char_ids
 
@@ -34,9 +36,14 @@ def tokenize(dataset, tokenizer, max_length, teacher_tokenizer=None, teacher_max
         texts = table["text"].to_pylist()
         for prefix, encoder in encoders.items():
             for name, column in encoder(texts).items():
-                table = table.append_column(f"{prefix}{name}", column)
+                name = f"{prefix}{name}"
+                if name in table.column_names:
+                    table = table.drop_columns(name)
+                table = table.append_column(name, column)
         return table.drop_columns("text")
 
+    if len(dataset) == 0:  # map would leave it as it is
+        return datasets.Dataset(InMemoryTable(encode(dataset.with_format("arrow")[:])))
     kind, settings = dataset.format["type"], dataset.format["format_kwargs"]
     tokenized = dataset.with_format("arrow").map(encode, batched=True, batch_size=10_000, desc="Tokenizing")
     return tokenized.with_format(kind, **settings)

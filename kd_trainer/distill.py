@@ -131,7 +131,7 @@ def find_teacher(run, teacher_args, given, parser, train_teacher):
         except InputError as error:
             raise InputError(f"the teacher, run_teacher.py {' '.join(command)}: {error}") from error
     elif (Path(name) / RECIPE).exists():
-        differing = differing_settings(Path(name), wanted)
+        differing = differing_settings(Path(name), wanted, {"max_predict_samples"})
         if differing:
             logger.warning(f"THE TEACHER in {name} was trained otherwise ({differing}): remove it to train anew")
     return name

@@ -14,6 +14,7 @@ except ImportError:  # Windows has no such locks: two runs may then label the sa
 
 LENGTH_BYTES = 8  # of the header's length, little-endian, at the start of every safetensors file
 LONGEST_HEADER = 1 << 16
+PRECISIONS = (None, "bfloat16", "float16")
 
 
 class LogitFile:
@@ -93,7 +94,9 @@ class LogitFile:
                 whole = path.stat().st_size == len(header) + found.values_size + found.pieces
                 if not whole or file.read(len(header)) != header:
                     return False
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+            return False
+        if found.precision not in PRECISIONS:
             return False
         self.piece_rows, self.precision = found.piece_rows, found.precision
         return True
@@ -132,7 +135,7 @@ class LogitFile:
         Takes up the partial file, or makes one of its final size, so that a full disk shows at once.
 
         Args:
-            precision (`str`, *optional*): What a new file is computed in.
+            precision (`str`, *optional*): What a new file is computed in, one of `PRECISIONS`.
 
         Raises:
             `OSError`: When it cannot be written.

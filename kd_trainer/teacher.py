@@ -211,6 +211,8 @@ def begin(file, choose):
     if file.path.exists():
         logger.warning(f"{file.path} is damaged: computed again")
     try:
+        if file.path.is_dir():
+            raise IsADirectoryError(f"{file.path} is a folder")
         if not file.is_begun():
             dtype = choose()
             file.create(None if dtype is None else str(dtype).removeprefix("torch."))
@@ -282,15 +284,22 @@ def cached_logits(
             return file.read()
         dtype = None if file.precision is None else getattr(torch, file.precision)
         mine = missing[rank::processes]
-        with tqdm(total=sum(len(range(*file.rows(piece))) for piece in mine), desc="Teacher", unit="text") as bar:
-            for piece in mine:
-                first, end = file.rows(piece)
-                file.write(piece, label_piece(teacher, tokenizer, texts[first:end], max_length, batch_size, dtype))
-                bar.update(end - first)
-        if processes > 1:
-            state.wait_for_everyone()
-        if rank == 0:
-            file.finish()
+        try:
+            with tqdm(total=sum(len(range(*file.rows(piece))) for piece in mine), desc="Teacher", unit="text") as bar:
+                for piece in mine:
+                    first, end = file.rows(piece)
+                    file.write(piece, label_piece(teacher, tokenizer, texts[first:end], max_length, batch_size, dtype))
+                    bar.update(end - first)
+            if processes > 1:
+                state.wait_for_everyone()
+            if rank == 0:
+                file.finish()
+        except OSError as error:  # the disk failed, or the folder was removed
+            what = f"teacher logits cannot be kept in {folder} ({error})"
+            if processes > 1:
+                raise InputError(f"{what}: make room, or give another --teacher_cache_dir") from error
+            logger.warning(f"{what}: the next run computes them again")
+            return predict_logits(teacher, tokenizer, texts, max_length, batch_size, "Teacher")
         if processes > 1:
             state.wait_for_everyone()
     logger.info(f"teacher logits of {len(texts)} texts written to {file.path}")

@@ -43,7 +43,10 @@ def test_no_texts_and_empty_texts_alone(tokenizer):
     for texts in ([], ["", ""]):
         features = datasets.Features({"text": datasets.Value("string")})
         columns = tokenize(datasets.Dataset.from_dict({"text": texts}, features=features), tokenizer, 8)
-        assert len(columns) == len(texts) and all(row == {"input_ids": [], "attention_mask": []} for row in columns)
+        assert columns.column_names == ["input_ids", "attention_mask"]
+        assert token_lengths(columns) == [0] * len(texts) and all(
+            row == {"input_ids": [], "attention_mask": []} for row in columns
+        )
 
 
 def test_other_tokenizers_are_called(teacher_tokenizer, tokenizer):
@@ -83,3 +86,8 @@ def test_lengths_are_those_of_the_rows_selected():
     assert token_lengths(dataset) == [3, 0, 5, 1]
     assert token_lengths(dataset.select([2, 1, 2])) == [5, 0, 5]
     assert token_lengths(dataset.filter(lambda row: row["labels"] > 1)) == [5, 1]
+
+
+def test_columns_that_are_there_already_are_made_anew(tokenizer):
+    dataset = datasets.Dataset.from_dict({"text": ["今日"], "input_ids": [[7]]})
+    assert tokenize(dataset, tokenizer, 8)["input_ids"][:] == [tokenizer("今日")["input_ids"]]

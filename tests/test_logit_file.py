@@ -71,7 +71,7 @@ def test_a_second_run_waits_for_the_first(tmp_path):
     assert order == ["first", "second"] and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", [b"", b"noise" * 20])
+@pytest.mark.parametrize("damage", [b"", b"noise" * 20, (60_000).to_bytes(8, "little") + b"[" * 60_000])
 def test_a_damaged_partial_file_is_made_anew(tmp_path, damage):
     file, _ = filled(tmp_path / "a.safetensors", (10, 2), 3, order=[0, 1])
     file.partial.write_bytes(damage)
@@ -83,3 +83,10 @@ def test_a_file_of_other_rows_is_not_complete(tmp_path):
     file, _ = filled(tmp_path / "a.safetensors", (10, 2), 3)
     file.finish()
     assert not LogitFile(file.path, (10, 3), 3).is_complete() and not LogitFile(file.path, (11, 2), 3).is_complete()
+
+
+def test_a_precision_that_does_not_exist_is_damage(tmp_path):
+    file = LogitFile(tmp_path / "a.safetensors", (10, 2), 3)
+    file.create("bfloat16")
+    file.partial.write_bytes(file.partial.read_bytes().replace(b"bfloat16", b"nonsense"))
+    assert not file.is_begun()

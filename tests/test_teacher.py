@@ -432,3 +432,19 @@ def test_a_text_beyond_the_range_of_half_precision_is_labelled_in_full(teacher, 
     assert label_piece(teacher, teacher_tokenizer, ["今"], MAX_LENGTH, 8, torch.float16).tolist() == [[1, 1, 1]]
     assert asked == [torch.float16, None]
     assert choose_dtype(teacher, teacher_tokenizer, ["今"] * 10_000, MAX_LENGTH) is None
+
+
+@pytest.mark.parametrize("what", ["write", "finish", "folder"])
+def test_a_disk_that_fails_costs_the_cache_and_not_the_logits(label, tmp_path, monkeypatch, caplog, what):
+    expected = label(cache_dir=tmp_path / "whole")[0]
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    if what == "folder":
+        (path,) = (tmp_path / "whole").iterdir()
+        (tmp_path / "cache" / path.name).mkdir(parents=True)
+    else:
+        monkeypatch.setattr(f"kd_trainer.teacher.LogitFile.{what}", fail)
+    np.testing.assert_allclose(label()[0], expected, atol=1e-6)
+    assert "the next run computes them again" in caplog.text
