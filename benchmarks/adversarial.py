@@ -7,16 +7,15 @@ PGD and FreeLB against a plain one, for the student and for a teacher of `transf
 """
 
 import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from kd_trainer import AdversarialTrainer, AdversarialTrainingArguments, BiLSTMConfig, BiLSTMForSequenceClassification
+from kd_trainer.report import write_json
 
 METHODS = ("none", "fgm", "pgd", "freelb")
 
@@ -96,12 +95,7 @@ def main():
         seconds = result["seconds"]
         ratios = " | ".join(f"{seconds[method] / seconds['none']:.2f}" for method in METHODS[1:])
         print(f"| {result['model']} | {result['precision']} | {1000 * seconds['none']:.1f} | {ratios} |")
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(
-        json.dumps({"settings": vars(args), "device": device, "torch": torch.__version__, "results": results}, indent=2)
-        + "\n"
-    )
+    write_json(args.output, {"settings": vars(args), "device": device, "torch": torch.__version__, "results": results})
 
 
 if __name__ == "__main__":

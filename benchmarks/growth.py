@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
@@ -87,9 +86,9 @@ def main():
         results.append(row)
         seconds = f"{row['label_seconds']:.1f} | {rows / row['label_seconds']:,.0f} | {row['read_seconds']:.2f}"
         print(f"| {rows:,} | {seconds} | {row['before_mb']:.0f} | {row['added_mb']:.0f} |", flush=True)
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"arguments": vars(args), "results": results}, indent=2) + "\n")
+    from kd_trainer.report import write_json  # here: the processes that measure their memory need it not
+
+    write_json(args.output, {"arguments": vars(args), "results": results})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 MODELS = ("teacher 12x768", "teacher 6x384", "student 300/384", "TF-IDF + LinearSVC")
 
@@ -114,9 +113,9 @@ def main():
         ratio = row["texts_per_s_32"] / base["texts_per_s_32"]
         print(f"| {row['model']} | {row['threads']} | {row['ms_1']:.2f} | {row['ms_32']:.1f} | "
               f"{row['texts_per_s_32']:,.0f} | {row['peak_mb']:,.0f} | {ratio:.1f} |")  # fmt: skip
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"arguments": vars(args), "results": results}, indent=2) + "\n")
+    from kd_trainer.report import write_json  # here: the processes that measure their memory need it not
+
+    write_json(args.output, {"arguments": vars(args), "results": results})
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ against those of its matrix products alone, in the same shapes.
 """
 
 import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from kd_trainer import BiLSTMConfig, BiLSTMForSequenceClassification
+from kd_trainer.report import write_json
 
 
 def main():
@@ -73,9 +72,7 @@ def main():
         limit = next(other["gflops"] for other in results if other["threads"] == row["threads"])
         print(f"| {row['threads']} | {row['what']} | {1000 * row['seconds']:.1f} | {row['gflops']:.0f} | "
               f"{100 * row['gflops'] / limit:.0f} % |")  # fmt: skip
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"arguments": vars(args), "results": results}, indent=2) + "\n")
+    write_json(args.output, {"arguments": vars(args), "results": results})
 
 
 if __name__ == "__main__":

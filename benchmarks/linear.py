@@ -7,10 +7,8 @@ The baseline that a student must beat to be of use: TF-IDF of character 1-2-gram
 """
 
 import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
@@ -19,6 +17,7 @@ from sklearn.svm import LinearSVC
 from kd_trainer.arguments import DataArguments
 from kd_trainer.data import load_data
 from kd_trainer.metrics import ClassificationMetrics
+from kd_trainer.report import write_json
 
 
 def main():
@@ -62,9 +61,7 @@ def main():
         "| TF-IDF + LinearSVC | {accuracy:.4f} | {f1:.4f} | {latency_ms:.2f} | {texts_per_s:,.0f} | "
         "{train_seconds:.1f} |".format(**row)
     )
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"arguments": vars(args), **row}, indent=2) + "\n")
+    write_json(args.output, {"arguments": vars(args), **row})
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ The student's LSTM layer against torch's own bidirectional LSTM on packed sequen
 """
 
 import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kd_trainer.modeling_bilstm import BiLSTMLayer, reversal
 from kd_trainer.precision import half_dtype
+from kd_trainer.report import write_json
 
 
 def packed(lstm, states, lengths):
@@ -83,9 +82,7 @@ def main():
     print("| mode | precision | packed | gather | ratio |\n|---|---|---|---|---|")
     for row in rows:
         print("| {mode} | {precision} | {packed:,.0f} | {gather:,.0f} | {ratio:.2f} |".format(**row))
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"arguments": vars(args), "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+    write_json(args.output, {"arguments": vars(args), "torch": torch.__version__, "rows": rows})
 
 
 if __name__ == "__main__":

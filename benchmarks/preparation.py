@@ -7,7 +7,6 @@ What passes before the first step: tokenizing, `--help`, and from the command to
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ import datasets
 from kd_trainer import build_tokenizer, tokenize
 from kd_trainer.arguments import DataArguments
 from kd_trainer.data import load_data
+from kd_trainer.report import write_json
 
 PROJECT = Path(__file__).parent.parent
 
@@ -98,9 +98,7 @@ def main():
     print(f"\n{len(texts)} texts, one core for the tokenizers\n\n| what | median of {args.repeats} |\n|---|---|")
     for name, value in results.items():
         print(f"| {name} | {value:,.0f} |" if value > 100 else f"| {name} | {value:.1f} |")
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"arguments": vars(args), "results": results}, indent=2) + "\n")
+    write_json(args.output, {"arguments": vars(args), "results": results})
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ project's model and loss: the limit. The models have random weights: times do no
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import datasets
 import torch
@@ -44,6 +42,7 @@ from kd_trainer import (
 from kd_trainer.arguments import DataArguments
 from kd_trainer.batches import token_lengths
 from kd_trainer.data import load_data
+from kd_trainer.report import write_json
 
 TEMPERATURE, ALPHA, LEARNING_RATE, MAX_NORM = 4.0, 0.2, 2e-3, 1.0
 # A megabatch of the length-grouped sampler: with fewer steps only its longest batches would be measured.
@@ -307,11 +306,7 @@ def main():
             total = totals[name]
             print(f"| {name} | {step:.3f} | {step / seconds['kd_trainer']:.2f} | {total / 3600:.2f} | "
                   f"{total / totals['kd_trainer']:.2f} |", flush=True)  # fmt: skip
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(
-        json.dumps({"arguments": vars(args), "torch": torch.__version__, "results": results}, indent=2) + "\n"
-    )
+    write_json(args.output, {"arguments": vars(args), "torch": torch.__version__, "results": results})
 
 
 if __name__ == "__main__":

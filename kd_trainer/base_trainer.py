@@ -13,6 +13,11 @@ from transformers.trainer_utils import EvalPrediction, has_length
 from .batches import token_lengths
 
 
+def has_tokens(dataset):
+    """Whether the lengths of a data set's rows can be read from a column (see [`token_lengths`])."""
+    return isinstance(dataset, datasets.Dataset) and "input_ids" in dataset.column_names
+
+
 class LengthGrouped(LengthGroupedSampler):
     """
     Rows in random order, those of a batch of similar length: the same order in every process, and again in an epoch
@@ -192,8 +197,7 @@ class ClassificationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        grouped = self.args.train_sampling_strategy == "group_by_length"
-        if not (grouped and isinstance(dataset, datasets.Dataset) and "input_ids" in dataset.column_names):
+        if self.args.train_sampling_strategy != "group_by_length" or not has_tokens(dataset):
             return super()._get_train_sampler(train_dataset)
         # The Trainer reads the rows one by one for this: seconds at every start of an epoch.
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -205,8 +209,8 @@ class ClassificationTrainer(Trainer):
         # Several processes: accelerate shards the data set in its own order, and puts the answers together again.
         if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
             return None
-        by_batch = self.args.batch_eval_metrics or self.args.include_for_metrics
-        by_batch = by_batch or self.args.dataloader_drop_last or not self.args.eval_do_concat_batches
-        if isinstance(eval_dataset, datasets.Dataset) and "input_ids" in eval_dataset.column_names and not by_batch:
+        args = self.args
+        by_batch = args.batch_eval_metrics or args.include_for_metrics or not args.eval_do_concat_batches
+        if has_tokens(eval_dataset) and not (by_batch or args.dataloader_drop_last):
             return LongestFirst(token_lengths(eval_dataset))
         return SequentialSampler(eval_dataset)

@@ -10,6 +10,16 @@ from transformers.utils.logging import tqdm  # a bar that --disable_tqdm silence
 from .errors import InputError
 
 
+def pad_texts(tokenizer, texts, max_length):
+    """A batch of texts as a model takes it, padded to its longest; a text beyond `max_length` tokens is cut off."""
+    return tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+
+
+def longest_first(texts):
+    """Rows of `texts` by length, `list[int]`: little padding, and what does not fit into memory fails at once."""
+    return sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+
+
 @torch.no_grad()
 def predict_logits(model, tokenizer, texts, max_length, batch_size=64, description="Predicting", dtype=None):
     """
@@ -31,8 +41,7 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
     Raises:
         `InputError`: When the model answers with something that is not a number: its training has diverged.
     """
-    # Longest first: what does not fit into memory fails at once.
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    order = longest_first(texts)
     logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
     precision = contextlib.nullcontext() if dtype is None else torch.autocast(model.device.type, dtype)
     was_training = model.training
@@ -42,13 +51,7 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
         with precision, tqdm(total=len(order), desc=description, unit="text", disable=description is None) as bar:
             while start < len(order):
                 rows = order[start : start + batch_size]
-                batch = tokenizer(
-                    [texts[row] for row in rows],
-                    truncation=True,
-                    max_length=max_length,
-                    padding=True,
-                    return_tensors="pt",
-                )
+                batch = pad_texts(tokenizer, [texts[row] for row in rows], max_length)
                 try:
                     logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
                 except RuntimeError as error:

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from .errors import InputError
+from .inference import pad_texts
 from .metrics import agreement, score_logits
 from .output_folder import SCORED
 from .robustness import MEASURES
@@ -69,14 +70,7 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         for repeat in range(repeats + 3):
             first = repeat * batch_size % max(1, len(texts) - batch_size + 1)
             start = time.perf_counter()
-            batch = tokenizer(
-                texts[first : first + batch_size],
-                truncation=True,
-                max_length=max_length,
-                padding=True,
-                return_tensors="pt",
-            )
-            on_cpu(**batch)
+            on_cpu(**pad_texts(tokenizer, texts[first : first + batch_size], max_length))
             taken.append(time.perf_counter() - start)
             if len(taken) > 5 and time.perf_counter() > deadline:
                 break

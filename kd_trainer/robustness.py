@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from .adversarial import Attack, PerturbedEmbeddings, input_embeddings
 from .batches import NO_LABEL
 from .errors import InputError
-from .inference import predict_logits
+from .inference import longest_first, pad_texts, predict_logits
 from .text_noise import add_noise
 
 # A perturbation's largest norm, as a share of the norm of the text's own embeddings: an absolute one would mean
@@ -40,7 +40,7 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
         `InputError`: For a model whose input embeddings cannot be found.
     """
     logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    order = longest_first(texts)
     was_training = model.training
     model.eval()
     # cuDNN's LSTM takes no gradient in evaluation mode.
@@ -48,13 +48,7 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
         with torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                batch = tokenizer(
-                    [texts[row] for row in rows],
-                    truncation=True,
-                    max_length=max_length,
-                    padding=True,
-                    return_tensors="pt",
-                ).to(model.device)
+                batch = pad_texts(tokenizer, [texts[row] for row in rows], max_length).to(model.device)
                 targets = torch.tensor([labels[row] for row in rows], device=model.device)
                 with PerturbedEmbeddings(
                     input_embeddings(model),

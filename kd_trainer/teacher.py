@@ -213,19 +213,17 @@ def begin(file, choose):
     try:
         if file.path.is_dir():
             raise IsADirectoryError(f"{file.path} is a folder")
-        if not file.is_begun():
-            dtype = choose()
-            file.create(None if dtype is None else str(dtype).removeprefix("torch."))
-        file.create()
+        dtype = None if file.is_begun() else choose()
+        file.create(None if dtype is None else str(dtype).removeprefix("torch."))
+        missing = file.missing()
+        if not missing:  # killed before it could give the file its name
+            file.finish()
     except OSError as error:  # a full disk: the logits are computed all the same
         logger.warning(
             f"teacher logits cannot be kept in {file.path.parent} ({error}): the next run computes them again"
         )
         return None
-    missing = file.missing()
-    if not missing:  # killed before it could give the file its name
-        file.finish()
-    elif len(missing) < file.pieces:
+    if 0 < len(missing) < file.pieces:
         logger.info(f"{file.pieces - len(missing)} of {file.pieces} pieces were labelled before: going on")
     return missing
 
@@ -279,7 +277,7 @@ def cached_logits(
                 raise InputError(f"not all processes see {folder}: give a --teacher_cache_dir that they share")
         if missing is None:
             return predict_logits(teacher, tokenizer, texts, max_length, batch_size, "Teacher")
-        if not missing and file.is_complete():
+        if not missing:
             logger.info(f"teacher logits of {len(texts)} texts read from {file.path}")
             return file.read()
         dtype = None if file.precision is None else getattr(torch, file.precision)
