@@ -7,19 +7,21 @@ Distil a teacher into a student, and say how much of the teacher it kept.
 """
 
 import run_teacher
-from kd_trainer.arguments import (
-    DataArguments,
-    DistillationTrainingArguments,
-    RunArguments,
-    StudentArguments,
-    TeacherArguments,
-)
 from kd_trainer.console import run_console
-from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
 
 
 def make_parser():
     """The [`ScriptParser`] of this script."""
+    # Here, not above: --help need not wait for torch.
+    from kd_trainer.arguments import (
+        DataArguments,
+        DistillationTrainingArguments,
+        RunArguments,
+        StudentArguments,
+        TeacherArguments,
+    )
+    from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
+
     dataclasses = (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments)
     return ScriptParser(dataclasses, STUDENT_DEFAULTS, description=__doc__)
 
@@ -27,7 +29,6 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     student_args, teacher_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
-    # Here, not above: --help need not wait for them.
     from kd_trainer.distill import distil, find_teacher, load_teacher, new_student, plan_alone
     from kd_trainer.workflow import get_data, run_alone, start_run
 
@@ -47,7 +48,7 @@ def main(argv):
 
 def console():
     """Entry point of `kd-distill`."""
-    run_console(main)
+    run_console(main, make_parser)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ Train a student on the labels alone, or use one that is trained.
     python run_student.py --model_name_or_path outputs/demo/distilled --predict_text 股市大涨
 """
 
-from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, RunArguments, StudentArguments
 from kd_trainer.console import run_console
-from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
 
 
 def make_parser():
     """The [`ScriptParser`] of this script."""
+    # Here, not above: --help need not wait for torch.
+    from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, RunArguments, StudentArguments
+    from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
+
     dataclasses = (StudentArguments, DataArguments, RunArguments, AdversarialTrainingArguments)
     return ScriptParser(dataclasses, STUDENT_DEFAULTS, description=__doc__)
 
@@ -20,7 +22,6 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     student_args, data_args, run_args, args, settings, _ = make_parser().parse(argv)
-    # Here, not above: --help need not wait for them.
     from kd_trainer.building import get_student
     from kd_trainer.workflow import get_data, run_alone, start_run
 
@@ -32,7 +33,7 @@ def main(argv):
 
 def console():
     """Entry point of `kd-student`."""
-    run_console(main)
+    run_console(main, make_parser)
 
 
 if __name__ == "__main__":

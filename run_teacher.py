@@ -5,13 +5,15 @@ Fine-tune a teacher: any sequence classifier of `transformers`.
     python run_teacher.py recipes/demo/teacher.yaml
 """
 
-from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, ModelArguments, RunArguments
 from kd_trainer.console import run_console
-from kd_trainer.recipes import ScriptParser
 
 
 def make_parser():
     """The [`ScriptParser`] of this script."""
+    # Here, not above: --help need not wait for torch.
+    from kd_trainer.arguments import AdversarialTrainingArguments, DataArguments, ModelArguments, RunArguments
+    from kd_trainer.recipes import ScriptParser
+
     dataclasses = (ModelArguments, DataArguments, RunArguments, AdversarialTrainingArguments)
     return ScriptParser(dataclasses, description=__doc__)
 
@@ -19,7 +21,6 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     model_args, data_args, run_args, args, settings, _ = make_parser().parse(argv)
-    # Here, not above: --help need not wait for them.
     from kd_trainer.building import get_transformer
     from kd_trainer.workflow import get_data, run_alone, start_run
 
@@ -31,7 +32,7 @@ def main(argv):
 
 def console():
     """Entry point of `kd-teacher`."""
-    run_console(main)
+    run_console(main, make_parser)
 
 
 if __name__ == "__main__":
