@@ -69,18 +69,38 @@ class ModelArguments:
 
 @dataclass
 class StudentArguments(ModelArguments):
-    """A BiLSTM unless --model_name_or_path or --config_name names another student."""
+    """A new student of --student_type unless --model_name_or_path or --config_name names another."""
 
     _argument_group_name = "student"
 
-    embedding_size: int = field(default=300, metadata={"help": "BiLSTM: width of a token's embedding."})
-    hidden_size: int = field(default=384, metadata={"help": "BiLSTM: width of the state per direction."})
-    num_hidden_layers: int = field(default=1, metadata={"help": "BiLSTM: stacked bidirectional layers."})
+    student_type: Literal["bilstm", "cnn", "bag"] = field(
+        default="bilstm",
+        metadata={
+            "help": "Network of a new student: bidirectional LSTM, convolutions, or a bag of embeddings, as fastText."
+        },
+    )
+    embedding_size: int = field(default=300, metadata={"help": "Width of a token's embedding."})
+    hidden_size: int = field(
+        default=384, metadata={"help": "Width of the LSTM's state per direction, filters per width, a bag's layers."}
+    )
+    num_hidden_layers: int = field(
+        default=1, metadata={"help": "BiLSTM: stacked bidirectional layers; bag: hidden layers, 0 for none."}
+    )
     dropout: float = field(
-        default=0.3, metadata={"help": "BiLSTM: dropout of embeddings, between layers, before the classifier."}
+        default=0.3, metadata={"help": "Dropout of embeddings, between layers, before the classifier."}
     )
     pooling: Literal["max", "mean", "last", "attention"] = field(
         default="max", metadata={"help": "BiLSTM: how a text's states become one vector."}
+    )
+    ngram_buckets: int = field(
+        default=0,
+        metadata={"help": "Rows of a table of hashed n-grams, a second branch beside the network; 0 for none."},
+    )
+    ngram_size: int = field(default=64, metadata={"help": "Width of an n-gram's embedding."})
+    ngram_order: int = field(default=3, metadata={"help": "Longest n-gram, in tokens of the student."})
+    ngram_dropout: float = field(default=0.3, metadata={"help": "Share of the n-grams left out in training."})
+    ngram_loss_weight: float = field(
+        default=0.3, metadata={"help": "Weight of the same loss on what the n-grams say alone, in training."}
     )
 
 

@@ -11,6 +11,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction, has_length
 
 from .batches import token_lengths
+from .errors import InputError
+from .sparse import LazyAdamW, clip_grad_norm, sparse_names
 
 
 def has_tokens(dataset):
@@ -99,6 +101,27 @@ class ClassificationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.mean_micro_batch = None
         self.part_sums = {"train": None, "eval": None}
+        if self.model is not None and sparse_names(self.model):
+            # accelerate's clipping, which the Trainer calls, knows dense gradients alone.
+            self.accelerator.clip_grad_norm_ = self.clip_grad_norm
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if model is None or not sparse_names(model):
+            return optimizer, kwargs
+        if optimizer is not torch.optim.AdamW:
+            raise InputError(f"--optim {args.optim}: a table of n-grams is trained by adamw_torch: leave it out")
+        return LazyAdamW, kwargs
+
+    def get_decay_parameter_names(self, model):
+        # A row would decay at the steps that touch it alone.
+        return [name for name in super().get_decay_parameter_names(model) if name not in sparse_names(model)]
+
+    def clip_grad_norm(self, parameters, max_norm, norm_type=2):
+        """As `Accelerator.clip_grad_norm_`, for gradients of which some are sparse."""
+        self.accelerator.unscale_gradients()
+        return clip_grad_norm(parameters, max_norm)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -8,15 +8,31 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 from .arguments import ModelArguments, StudentArguments
 from .errors import InputError
 from .loading import describe_labels, hub_arguments, load_classifier, load_or_explain, load_tokenizer
-from .modeling_bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
+from .modeling_bag import BagForSequenceClassification
+from .modeling_bilstm import BiLSTMForSequenceClassification
+from .modeling_cnn import CNNForSequenceClassification
 from .tokenization import build_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# The flags of a student that are fields of BiLSTMConfig of the same name.
-BILSTM_FLAGS = {field.name for field in dataclasses.fields(StudentArguments)} - {
-    field.name for field in dataclasses.fields(ModelArguments)
+# What --student_type names.
+STUDENTS = {
+    "bilstm": BiLSTMForSequenceClassification,
+    "cnn": CNNForSequenceClassification,
+    "bag": BagForSequenceClassification,
 }
+# The flags of a new student, each a field of the same name in one of their configurations.
+STUDENT_FLAGS = {field.name for field in dataclasses.fields(StudentArguments)} - {
+    *(field.name for field in dataclasses.fields(ModelArguments)), "student_type",
+}  # fmt: skip
+
+
+def warn_of_idle(student_args, names, why):
+    """Says which flags of a new student were given in vain."""
+    usual = StudentArguments()
+    idle = sorted(name for name in names if getattr(student_args, name) != getattr(usual, name))
+    if idle:
+        logger.warning(f"{', '.join(f'--{name}' for name in idle)}: no effect, {why}")
 
 
 def build_classifier(config_name, overrides, tokenizer, label_names, args):
@@ -136,17 +152,14 @@ def get_transformer(model_args, data, max_length, training=True, what="model"):
 
 def get_student(student_args, data, max_length, training=True, teacher_tokenizer=None):
     """
-    A new BiLSTM, unless the flags name another student; as [`get_transformer`].
+    A new student of `--student_type`, unless the flags name another; as [`get_transformer`].
 
     Args:
         teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): What `--tokenizer_type teacher` means.
     """
     check_start(student_args, training)
     if student_args.model_name_or_path is not None or student_args.config_name is not None:
-        usual = StudentArguments()
-        idle = sorted(name for name in BILSTM_FLAGS if getattr(student_args, name) != getattr(usual, name))
-        if idle:
-            logger.warning(f"{', '.join(f'--{name}' for name in idle)}: no effect, they are for a new BiLSTM")
+        warn_of_idle(student_args, {*STUDENT_FLAGS, "student_type"}, "they are for a new student")
         return get_transformer(student_args, data, max_length, training, "student")
     if (
         student_args.tokenizer_type == "teacher"
@@ -156,14 +169,17 @@ def get_student(student_args, data, max_length, training=True, teacher_tokenizer
         tokenizer = teacher_tokenizer
     else:
         tokenizer = get_tokenizer(student_args, data, max_length)
+    student_class = STUDENTS[student_args.student_type]
+    known = {field.name for field in dataclasses.fields(student_class.config_class)}
+    warn_of_idle(student_args, STUDENT_FLAGS - known, f"a {student_args.student_type} has no such part")
     try:
-        config = BiLSTMConfig(
+        config = student_class.config_class(
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             problem_type="single_label_classification",
-            **{name: getattr(student_args, name) for name in BILSTM_FLAGS},
+            **{name: getattr(student_args, name) for name in sorted(STUDENT_FLAGS & known)},
             **describe_labels(data.label_names),
         )
     except ValueError as error:
         raise InputError(f"--{error}") from error
-    return BiLSTMForSequenceClassification(config), tokenizer
+    return student_class(config), tokenizer

@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from . import modeling_bilstm  # noqa: F401  registers the BiLSTM with the auto classes
+from . import modeling_bag, modeling_bilstm, modeling_cnn  # noqa: F401  register themselves with the auto classes
 from .errors import InputError
 
 logger = logging.getLogger(__name__)
 
 # What a checkpoint may lack when it is fine-tuned: the head, and the pooler that masked-language models leave out.
 POOLER = re.compile(r"(^|\.)pooler\.")
+
+STUDENT_HEADS = ("classifier.", "ngrams.classifier.")
 
 # Models whose positions start behind the padding token's id.
 SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta",
@@ -128,12 +130,12 @@ def load_classifier(name, args, label_names=None, what="model"):
         **hub_arguments(args),
     )
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    # A model without a base model inside, the BiLSTM, is all encoder but for its head.
+    # A model without a base model inside, as our students, is all encoder but for its heads.
     is_flat, prefix = model.base_model is model, f"{model.base_model_prefix}."
     encoder = sorted(
         key
         for key in absent
-        if (not key.startswith("classifier.") if is_flat else key.startswith(prefix)) and not POOLER.search(key)
+        if (not key.startswith(STUDENT_HEADS) if is_flat else key.startswith(prefix)) and not POOLER.search(key)
     )
     if encoder:
         raise InputError(

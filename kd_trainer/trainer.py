@@ -285,17 +285,31 @@ class DistillationTrainer(AdversarialTrainer):
         student_logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         rows = len(student_logits)
 
-        task, labelled = student_logits.new_zeros(rows, dtype=torch.float32), 0
+        task, kd = self.row_losses(student_logits, labels, teacher_logits)
+        labelled = 0 if labels is None else (labels.reshape(rows, -1) != -100).all(dim=-1).sum()
+        parts = {"task_loss": (task.sum(), labelled)}
+        if kd is not None:
+            parts["kd_loss"] = (kd.sum(), rows)
+        loss = self.mix(task, kd).mean()
+        # A student with n-grams is also taught by what these say alone, see StudentConfig.ngram_loss_weight.
+        ngram_logits = outputs.get("ngram_logits") if isinstance(outputs, dict) else None
+        if ngram_logits is not None:
+            weight = self.accelerator.unwrap_model(model).config.ngram_loss_weight
+            loss = loss + weight * self.mix(*self.row_losses(ngram_logits, labels, teacher_logits)).mean()
+        return loss, outputs if isinstance(outputs, dict) else (loss, *outputs), parts
+
+    def row_losses(self, student_logits, labels, teacher_logits):
+        """Cross-entropy with the labels and distance from the teacher, `(batch_size,)` each; None without a teacher."""
+        task, kd = student_logits.new_zeros(len(student_logits), dtype=torch.float32), None
         if labels is not None:
             task = task_loss(student_logits, labels, self.problem_type, self.args.label_smoothing_factor)
-            labelled = (labels.reshape(rows, -1) != -100).all(dim=-1).sum()
-        losses, parts = task, {"task_loss": (task.sum(), labelled)}
         if teacher_logits is not None:
             kd = self.distillation_loss(student_logits, teacher_logits)
-            losses = self.args.alpha * task + (1 - self.args.alpha) * kd
-            parts["kd_loss"] = (kd.sum(), rows)
-        loss = losses.mean()
-        return loss, outputs if isinstance(outputs, dict) else (loss, *outputs), parts
+        return task, kd
+
+    def mix(self, task, kd):
+        """`alpha` · task + (1 − `alpha`) · kd, or the task alone where there is no teacher."""
+        return task if kd is None else self.args.alpha * task + (1 - self.args.alpha) * kd
 
     def distillation_loss(self, student_logits, teacher_logits):
         """The loss that `--kd_loss` names: two `(batch_size, num_labels)` logits to `(batch_size,)` values."""

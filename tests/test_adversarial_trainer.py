@@ -590,6 +590,7 @@ class StepRecorder(GradientRecorder):
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in model.parameters()]
+        gradients = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
         self.gradients.append(torch.cat([part.flatten() for part in gradients]))
 
 
@@ -627,16 +628,20 @@ def test_two_processes_give_the_gradient_of_one(lab):
         ("plain, a parameter unused", "none", False, "bilstm", {"ddp_find_unused_parameters": True}),
         ("pgd, a parameter unused", "pgd", False, "bilstm", {"ddp_find_unused_parameters": True}),
         ("distil and freelb, a parameter unused", "freelb", True, "bilstm", {"ddp_find_unused_parameters": True}),
+        ("plain, n-grams", "none", False, "bilstm", {}),
+        ("distil and pgd, n-grams", "pgd", True, "bilstm", {}),
     ):
         column, args = teaching(distil)
         # Every third row is without a label, so that the processes have not equally many.
         dataset = lab.dataset(32, kind, column, unlabelled=True)
-        model = lab.student(kind)
+        ngrams = {"ngram_buckets": 50, "ngram_dropout": 0.0} if "n-grams" in name else {}
+        model = lab.student(kind, **ngrams)
         if "unused" in name:
             model.unused = torch.nn.Parameter(torch.ones(3))
         settings = {**PLAIN_SGD, **EVERY_STEP, **SIZES, **args, "adversarial": method}
         # The jobs share a model: it must not learn.
         settings |= {"output_dir": str(lab.folder / "run"), "learning_rate": 0.0}
+        settings |= {"optim": "adamw_torch"} if ngrams else {}
         collator = DistillationCollator(lab.tokenizers[kind])
         kwargs = {"model": model, "train_dataset": dataset, "data_collator": collator}
         trainer_class, arguments_class = (

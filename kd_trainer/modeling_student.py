@@ -1,0 +1,277 @@
+"""
+What all students share as `transformers` models: token embeddings, hashed n-grams beside them, a linear classifier.
+
+This file travels with every saved student (`auto_map` in its `config.json`), so that `trust_remote_code=True` loads it
+where this package is not installed: it imports nothing but torch and transformers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class StudentConfig(PreTrainedConfig):
+    """
+    What the configurations of all students have in common.
+
+    Args:
+        vocab_size (`int`, *optional*, defaults to 5000): Rows of the embedding table.
+        embedding_size (`int`, *optional*, defaults to 300): Width of a token's embedding.
+        dropout (`float`, *optional*, defaults to 0.3): Of embeddings, between layers and before the classifier.
+        initializer_range (`float`, *optional*, defaults to 0.1): Standard deviation of the embeddings' and the
+            classifier's initial weights.
+        pad_token_id (`int`, *optional*, defaults to 0): Its embedding is zero.
+        ngram_buckets (`int`, *optional*, defaults to 0): Rows of the table of hashed n-grams, see [`NGrams`]; 0 for a
+            student without that branch.
+        ngram_size (`int`, *optional*, defaults to 64): Width of an n-gram's embedding.
+        ngram_order (`int`, *optional*, defaults to 3): Longest n-gram, in tokens; all shorter ones are in it too.
+        ngram_dropout (`float`, *optional*, defaults to 0.3): Share of the n-grams left out in training.
+        ngram_loss_weight (`float`, *optional*, defaults to 0.3): In training, weight of the same loss on the logits of
+            the n-grams alone: without it the branch that learns faster leaves the other one nothing to learn.
+
+    Raises:
+        `ValueError`: For a size below one, or a number that is out of its range.
+    """
+
+    # Not an answer: evaluation and `pipeline` take the logits alone.
+    keys_to_ignore_at_inference = ["ngram_logits"]
+
+    vocab_size: int = 5000
+    embedding_size: int = 300
+    dropout: float = 0.3
+    initializer_range: float = 0.1
+    pad_token_id: int | None = 0
+    ngram_buckets: int = 0
+    ngram_size: int = 64
+    ngram_order: int = 3
+    ngram_dropout: float = 0.3
+    ngram_loss_weight: float = 0.3
+
+    sizes = ("vocab_size", "embedding_size", "ngram_size", "ngram_order")
+
+    def __post_init__(self, **kwargs):
+        for name in self.sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("dropout", "ngram_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
+        if self.ngram_buckets < 0 or self.ngram_buckets == 1:
+            raise ValueError(f"ngram_buckets is {self.ngram_buckets}: it must be 0, for none, or at least 2")
+        if self.ngram_loss_weight < 0:
+            raise ValueError(f"ngram_loss_weight is {self.ngram_loss_weight}: it must not be negative")
+        super().__post_init__(**kwargs)
+
+
+@dataclass
+class StudentOutput(SequenceClassifierOutput):
+    """
+    `SequenceClassifierOutput` with what the n-grams alone say.
+
+    Args:
+        ngram_logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`, *optional*): In training, of a student
+            that has n-grams.
+    """
+
+    ngram_logits: torch.FloatTensor | None = None
+
+
+def left_aligned(mask):
+    """
+    Positions that move every row's real tokens to its front, in order, whatever side the padding is on.
+
+    Args:
+        mask (`torch.Tensor` of shape `(batch_size, sequence_length)`): Non-zero for real tokens.
+
+    Returns:
+        `tuple`: `order` (`torch.LongTensor` of shape `(batch_size, sequence_length)`) to gather with, and `lengths`
+        (`torch.LongTensor` of shape `(batch_size,)`), the number of real tokens.
+    """
+    padding = (mask == 0).to(torch.int8)
+    return padding.argsort(dim=1, stable=True), (1 - padding).sum(dim=1)
+
+
+def gather_rows(states, order):
+    """`states[i, order[i, t]]`: `(batch, time, width)` re-ordered along time by `(batch, time)` positions."""
+    return states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def hash_ngrams(input_ids, lengths, order, buckets):
+    """
+    The bucket of every n-gram of up to `order` tokens: a polynomial of its token ids modulo the prime 2³¹ − 1, squared
+    once, without which neighbouring ids would fall into neighbouring buckets. No product leaves 63 bits.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Left-aligned.
+        lengths (`torch.LongTensor` of shape `(batch_size,)`): Tokens per row.
+        order (`int`): Longest n-gram.
+        buckets (`int`): Bucket 0 is for what is no n-gram, those beyond a text's end.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, order · sequence_length)`: all unigrams, all bigrams, …
+    """
+    prime = 2**31 - 1
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    value = torch.zeros_like(input_ids)
+    found = []
+    for n in range(order):
+        # The token n places on; what comes round from the row's beginning is masked below.
+        token = input_ids if n == 0 else torch.cat([input_ids[:, n:], input_ids[:, :n]], dim=1)
+        value = (value * 1_000_003 + token + 1) % prime
+        spread = (value * 1_597_334_677 + n) % prime
+        bucket = spread * spread % prime % (buckets - 1) + 1
+        found.append(torch.where(positions + n < lengths[:, None], bucket, torch.zeros_like(bucket)))
+    return torch.cat(found, dim=1)
+
+
+class NGramTable(nn.Embedding):
+    """A table that starts at zero, which `_init_weights` tells from others by its class."""
+
+
+class NGrams(nn.Module):
+    """
+    The mean of the embeddings of a text's n-grams, which are hashed into a table: no vocabulary is kept of them, and
+    those that share a row are told apart by the others of their text.
+
+    A text touches a few rows of a large table: its gradient is sparse. The table starts at zero, so that an n-gram that
+    training has not met says nothing.
+
+    Source: Joulin et al. 2016, https://arxiv.org/abs/1607.01759; n-gram dropout as Iyyer et al. 2015,
+    https://aclanthology.org/P15-1162.
+
+    Args:
+        config ([`StudentConfig`]): Its `ngram_…` fields.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.order = config.ngram_order
+        self.buckets = config.ngram_buckets
+        self.left_out = config.ngram_dropout
+        self.table = NGramTable(config.ngram_buckets, config.ngram_size, padding_idx=0, sparse=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.ngram_size, config.num_labels)
+
+    def forward(self, input_ids, lengths):
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Left-aligned.
+            lengths (`torch.LongTensor` of shape `(batch_size,)`): Tokens per row.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_labels)`: Logits of the n-grams alone.
+        """
+        buckets = hash_ngrams(input_ids, lengths, self.order, self.buckets)
+        if self.training and self.left_out:
+            buckets = buckets.masked_fill(torch.rand(buckets.shape, device=buckets.device) < self.left_out, 0)
+        count = (buckets != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        # Bucket 0 stays a row of zeros.
+        return self.classifier(self.dropout(self.table(buckets).sum(dim=1) / count))
+
+
+class StudentPreTrainedModel(PreTrainedModel):
+    """
+    From token ids to logits. A student says in `encode` how the embeddings of a text become one vector, of `width`
+    numbers.
+
+    Takes `input_ids` with padding on either side, empty texts included, and the `problem_type`s of `transformers`
+    (single-label, multi-label, regression).
+    """
+
+    config_class = StudentConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.ngrams = NGrams(config) if config.ngram_buckets else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, NGramTable):
+            init.zeros_(module.weight)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self):
+        return self.embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings = value
+
+    def encode(self, states, lengths):
+        """
+        Args:
+            states (`torch.Tensor` of shape `(batch_size, sequence_length, embedding_size)`): Left-aligned; zero
+                behind a text's end.
+            lengths (`torch.LongTensor` of shape `(batch_size,)`): At least 1; an empty text reads one zero.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, width)`.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> StudentOutput | tuple[torch.Tensor, ...]:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Token ids; the length may be 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): Non-zero for real
+                tokens. Without it every token but `pad_token_id` is real.
+            token_type_ids (`torch.LongTensor`, *optional*): Not used; a BERT's tokenizer may give them.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+                Instead of `input_ids`; not for a student that has n-grams.
+            labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*): As
+                `problem_type` asks.
+
+        Returns:
+            [`StudentOutput`]: `logits` of shape `(batch_size, num_labels)`, and `loss` if labels are given.
+
+        Raises:
+            `ValueError`: Unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if input_ids is None and self.ngrams is not None:
+            raise ValueError("n-grams are made of input_ids: pass those, not inputs_embeds")
+        if inputs_embeds is None:
+            if input_ids.shape[1] == 0:
+                # A batch of nothing but empty texts: one padding token stands for each.
+                input_ids = input_ids.new_full((len(input_ids), 1), self.config.pad_token_id or 0)
+                attention_mask = torch.zeros_like(input_ids)
+            if attention_mask is None and self.config.pad_token_id is not None:
+                attention_mask = input_ids != self.config.pad_token_id
+            inputs_embeds = self.embeddings(input_ids)
+        if attention_mask is None:
+            attention_mask = torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device)
+
+        order, lengths = left_aligned(attention_mask)
+        # An empty text reads one padding position: what stands there must not matter.
+        states = gather_rows(inputs_embeds.masked_fill((attention_mask == 0)[..., None], 0), order)
+        logits = self.classifier(self.dropout(self.encode(states, lengths.clamp(min=1))))
+        ngram_logits = None
+        if self.ngrams is not None:
+            ngram_logits = self.ngrams(input_ids.gather(1, order), lengths)
+            logits = logits + ngram_logits
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+            if ngram_logits is not None and self.training:
+                of_ngrams = self.loss_function(labels=labels, pooled_logits=ngram_logits, config=self.config)
+                loss = loss + self.config.ngram_loss_weight * of_ngrams
+        if return_dict is False or (return_dict is None and not self.config.return_dict):
+            return (logits,) if loss is None else (loss, logits)
+        return StudentOutput(loss=loss, logits=logits, ngram_logits=ngram_logits if self.training else None)
