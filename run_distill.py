@@ -29,11 +29,11 @@ def make_parser():
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     student_args, teacher_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
-    from kd_trainer.distill import distil, find_teacher, load_teacher, new_student, plan_alone
+    from kd_trainer.distill import distil, find_teachers, load_teachers, new_student, plan_alone
     from kd_trainer.workflow import get_data, run_alone, start_run
 
     run = start_run(settings, args, data_args, run_args)
-    data = get_data(run, student_args, unlabelled_allowed=True)
+    data = get_data(run, student_args, unlabelled_allowed=True, answer_column=teacher_args.teacher_column)
     alone = plan_alone(run) if args.do_train and teacher_args.compare_student else None
     if data is None or student_args.tokenizer_type != "teacher":
         # Also shows a mistake in the student's flags before a teacher is trained.
@@ -41,8 +41,8 @@ def main(argv):
     if data is None:  # nothing but predicting: no teacher is asked
         run_alone(run, "student", student_args, student, tokenizer, data)
         return
-    teacher_name = find_teacher(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)
-    teacher = load_teacher(teacher_name, teacher_args, student_args, data, data_args.max_seq_length)
+    names = find_teachers(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)
+    teacher = load_teachers(names, teacher_args, student_args, data, data_args.max_seq_length)
     distil(run, alone, teacher, student_args, data)
 
 

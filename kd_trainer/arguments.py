@@ -110,13 +110,27 @@ class TeacherArguments:
 
     _argument_group_name = "teacher"
 
-    teacher_name_or_path: str | None = field(
+    teacher_name_or_path: list[str] | None = field(
         default=None,
-        metadata={"help": "Fine-tuned teacher: a folder, or a model on the hub. Default: output_dir of its recipe."},
+        metadata={
+            "help": "Fine-tuned teacher: a folder, or a model on the hub. Default: output_dir of its recipe. Several "
+            "teach together, by the mean of their log-probabilities."
+        },
+    )
+    teacher_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "Weight of each teacher in that mean, the one of --teacher_column last. Default: equal."},
     )
     teacher_recipe: str | None = field(
         default=None,
         metadata={"help": "Recipe of run_teacher.py; followed first when no trained teacher is there."},
+    )
+    teacher_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the data with a teacher's logits or probabilities, whoever gave them: a list in the "
+            "order of the labels or an object by their names; in .csv and .tsv as JSON."
+        },
     )
     teacher_mode: Literal["cached", "online"] = field(
         default="cached",
@@ -139,13 +153,28 @@ class TeacherArguments:
         default=None,
         metadata={"help": "The teacher's label names in the data's words, 'neg=negative,pos=positive' or JSON."},
     )
+    unlabeled_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "More texts to learn from the teacher, without labels: .txt with a text on each line, .csv, .tsv, "
+            ".jsonl or .parquet; larger than the memory if need be."
+        },
+    )
+    augment: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Variants of the training texts for the teacher to label, made in these ways: mask, drop, replace "
+            "(a tenth of the words or Chinese characters each), ngram, splice (a quarter of the texts each)."
+        },
+    )
+    num_augmented: int = field(default=1, metadata={"help": "--augment: variants of each training text."})
     compare_student: bool = field(
         default=False,
         metadata={"help": "Also train the same student without the teacher, into OUTPUT_DIR-alone, for the table."},
     )
 
     def __post_init__(self):
-        check_sizes(self, "teacher_max_seq_length", "teacher_batch_size")
+        check_sizes(self, "teacher_max_seq_length", "teacher_batch_size", "num_augmented")
 
 
 @dataclass

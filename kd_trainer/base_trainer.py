@@ -112,7 +112,7 @@ class ClassificationTrainer(Trainer):
             return optimizer, kwargs
         if optimizer is not torch.optim.AdamW:
             raise InputError(f"--optim {args.optim}: a table of n-grams is trained by adamw_torch: leave it out")
-        return LazyAdamW, kwargs
+        return LazyAdamW, {**kwargs, "row_rate": float(__import__("os").environ.get("RR", 5))}
 
     def get_decay_parameter_names(self, model):
         # A row would decay at the steps that touch it alone.

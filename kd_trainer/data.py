@@ -27,7 +27,8 @@ class TextData:
 
     Args:
         splits (`datasets.DatasetDict`): Those of `train`, `validation`, `test` that are there, with columns `text`
-            (string) and `labels` (int64, −100 for a row without one).
+            (string) and `labels` (int64, −100 for a row without one), and `teacher_answers` (float32, logits in the
+            order of the labels) where the data has them.
         label_names (`list[str]`): Name of every label id.
         facts (`dict[str, Any]`): Sizes, unlabelled rows and texts shared between splits, for the report.
     """
@@ -36,12 +37,19 @@ class TextData:
     label_names: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_answers(self):
+        """Whether a teacher's answers stand in the data."""
+        return any("teacher_answers" in split.column_names for split in self.splits.values())
+
     def digest(self):
         """Names label names, texts and labels of the splits that training sees: `str` of 64 hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
         for name in ("train", "validation"):
             if name in self.splits:
                 digest.update(json.dumps([name, self.splits[name]["text"][:], self.splits[name]["labels"][:]]).encode())
+                if "teacher_answers" in self.splits[name].column_names:
+                    digest.update(np.asarray(self.splits[name]["teacher_answers"][:], dtype=np.float32).tobytes())
         return digest.hexdigest()
 
 
@@ -59,7 +67,7 @@ def read_class_file(path):
     return names
 
 
-def read_dataset(data_args, split_names):
+def read_dataset(data_args, split_names, answer_column=None):
     """[`Rows`] of the hub data set's splits, `dict[str, Rows]`; a split that it lacks is left out."""
     try:
         loaded = datasets.load_dataset(data_args.dataset_name, data_args.dataset_config_name)
@@ -78,6 +86,8 @@ def read_dataset(data_args, split_names):
             split.column_names, data_args.text_column, data_args.label_column, source, need_labels=True
         )
         rows = Rows(source)
+        if answer_column in split.column_names:
+            rows.answers = split[answer_column][:]
         labels = [None] * len(split) if label is None else split[label]
         if label is not None and isinstance(split.features[label], datasets.ClassLabel):
             names = split.features[label].names
@@ -140,6 +150,35 @@ def encode_labels(rows, label_names):
     return [NO_LABEL if label is None else ids[label] for label in rows.labels]
 
 
+LEAST_PROBABILITY = 1e-5  # of an answer that rules a label out: its logarithm must be a number
+
+
+def encode_answers(rows, label_names):
+    """
+    A teacher's answers to the rows as logits, `np.ndarray` of shape `(num_rows, num_labels)`, float32. Where all of
+    them are probabilities, not negative with a sum of 1, they are taken for that, otherwise for logits.
+
+    Raises:
+        `InputError`: For a row without an answer, or one that is not a number for each label.
+    """
+    answers = np.empty((len(rows.answers), len(label_names)), dtype=np.float32)
+    for row, (cell, line) in enumerate(zip(rows.answers, rows.lines, strict=True)):
+        try:
+            found = json.loads(cell) if isinstance(cell, str) else cell
+            answers[row] = [found[name] for name in label_names] if isinstance(found, dict) else found
+            ok = np.ndim(found) != 0 and np.isfinite(answers[row]).all()
+        except (ValueError, TypeError, KeyError, RecursionError):
+            ok = False
+        if not ok or (isinstance(found, dict) and len(found) != len(label_names)):
+            raise InputError(
+                f"{rows.source} line {line}: the teacher's answer {str(cell)[:60]!r} is not {len(label_names)} finite "
+                f"numbers for {', '.join(label_names)[:80]}: mend the cell or --teacher_column"
+            )
+    are_probabilities = (answers >= 0).all() and (np.abs(answers.sum(axis=1) - 1) < 0.01).all()
+    logger.info(f"{rows.source}: the teacher's answers are {'probabilities' if are_probabilities else 'logits'}")
+    return np.log(answers.clip(min=LEAST_PROBABILITY)) if are_probabilities else answers
+
+
 def check_labelled(rows, encoded, purpose):
     """Refuses rows without a label where `purpose` needs them all."""
     missing = [line for line, label in zip(rows.lines, encoded, strict=True) if label == NO_LABEL]
@@ -173,20 +212,22 @@ def count_overlap(dataset, other):
     return sum(text.strip() in seen for text in dataset["text"][:])
 
 
-def read_splits(data_args, wanted, class_names):
+def read_splits(data_args, wanted, class_names, answer_column=None):
     """The [`Rows`] of the `wanted` splits that are there, label ids replaced by the class file's names."""
     if data_args.dataset_name is not None:
-        splits = read_dataset(data_args, wanted)
+        splits = read_dataset(data_args, wanted, answer_column)
         if "validation" in wanted and not splits.keys() & {"train", "validation"}:
             # The validation split will be cut from the training split, as in training.
-            splits = read_dataset(data_args, [name for name in SPLITS if name in wanted or name == "train"])
+            more = [name for name in SPLITS if name in wanted or name == "train"]
+            splits = read_dataset(data_args, more, answer_column)
     else:
         splits = {}
         known = [] if class_names is None else [*class_names, *map(str, range(len(class_names)))]
         for name in wanted:
             path = getattr(data_args, f"{name}_file")
             if path is not None:
-                splits[name] = read_rows(path, data_args.text_column, data_args.label_column, known)
+                columns = (data_args.text_column, data_args.label_column)
+                splits[name] = read_rows(path, *columns, known, answer_column=answer_column)
                 if name == "train":
                     name_labels(splits[name])  # too few labels: said before another file is read with them
                 known = known or {label for label in splits[name].labels if label is not None}
@@ -196,7 +237,9 @@ def read_splits(data_args, wanted, class_names):
     return splits
 
 
-def load_data(data_args, wanted=("train", "validation"), model_labels=None, unlabelled_allowed=False):
+def load_data(
+    data_args, wanted=("train", "validation"), model_labels=None, unlabelled_allowed=False, answer_column=None
+):
     """
     Reads and checks the splits that `data_args` names.
 
@@ -207,6 +250,7 @@ def load_data(data_args, wanted=("train", "validation"), model_labels=None, unla
         model_labels (`list[str]`, *optional*): Label names of the model to continue with: their order is kept when they
             cover the data's labels.
         unlabelled_allowed (`bool`): Whether a training row may lack its label; other splits never may.
+        answer_column (`str`, *optional*): Column of a teacher's answers; the training split must have it.
 
     Returns:
         [`TextData`].
@@ -221,7 +265,9 @@ def load_data(data_args, wanted=("train", "validation"), model_labels=None, unla
     if needs_train and data_args.dataset_name is None and data_args.train_file is None:
         raise InputError("no training data: give --train_file or --dataset_name")
     to_read = [name for name in SPLITS if name in wanted or (name == "train" and needs_train)]
-    rows = read_splits(data_args, to_read, class_names)
+    rows = read_splits(data_args, to_read, class_names, answer_column)
+    if answer_column is not None and "train" in rows and rows["train"].answers is None:
+        raise InputError(f"{rows['train'].source}: no column {answer_column!r} with a teacher's answers: pass another")
     if "train" in rows:
         label_names = name_labels(rows["train"], model_labels or class_names)
         if class_names is not None and label_names != model_labels:
@@ -238,7 +284,11 @@ def load_data(data_args, wanted=("train", "validation"), model_labels=None, unla
         if empty:
             logger.warning(f"{split.source}: {empty} of {len(split.texts)} texts are empty; they are kept")
         features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.Value("int64")})
-        splits[name] = datasets.Dataset.from_dict({"text": split.texts, "labels": encoded}, features=features)
+        columns = {"text": split.texts, "labels": encoded}
+        if split.answers is not None:
+            columns["teacher_answers"] = encode_answers(split, label_names)
+            features["teacher_answers"] = datasets.List(datasets.Value("float32"), length=len(label_names))
+        splits[name] = datasets.Dataset.from_dict(columns, features=features)
     if "validation" in wanted and "validation" not in splits and data_args.validation_split:
         splits["train"], splits["validation"] = split_validation(
             splits["train"], data_args.validation_split, data_args.split_seed

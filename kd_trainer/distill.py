@@ -4,22 +4,24 @@ import copy
 import dataclasses
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from .arguments import DataArguments, TeacherArguments
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .building import get_student
+from .ensemble import ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
 from .loading import fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
 from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
 from .recipes import read_recipe
-from .teacher import add_logits, align_labels, cached_logits, parse_label_map, teacher_digest, warn_at_chance
+from .teacher import add_logits, align_labels, parse_label_map, teacher_digest, warn_at_chance
 from .trainer import DistillationTrainer
+from .transfer import HOLE, transfer_set
 from .workflow import (
     build_trainer,
     check_model,
@@ -45,47 +47,6 @@ SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - 
 }
 
 
-@dataclass
-class Teacher:
-    """
-    A trained teacher, ready to label.
-
-    Args:
-        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): In fp32, with its own tokenizer.
-        order (`list[int]`): For every label of the data the teacher's index.
-        max_length (`int`): In its tokens.
-        args ([`TeacherArguments`]): Batch size, cache, mode.
-        train_seconds (`float`, *optional*): From its report, where it has one.
-        digest (`str`): See [`teacher_digest`].
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    order: list[int]
-    max_length: int
-    args: TeacherArguments
-    train_seconds: float | None
-    digest: str
-
-    def logits(self, texts, run, half=False):
-        """
-        Logits of `texts` in the data's label order, `(len(texts), num_labels)`, cached on disk. All processes of the
-        run must call this.
-        """
-        logits = cached_logits(
-            self.model,
-            self.tokenizer,
-            texts,
-            self.max_length,
-            batch_size=self.args.teacher_batch_size or (1024 if self.model.device.type == "cuda" else 64),
-            cache_dir=self.args.teacher_cache_dir,
-            half=half,
-            state=run.args.distributed_state if run.args.world_size > 1 else None,
-            digest=self.digest,
-        )
-        return logits[:, self.order]
-
-
 def is_trained(folder):
     """Whether a folder holds a model that is not the leftover of a run that was stopped."""
     folder = Path(folder)
@@ -93,34 +54,43 @@ def is_trained(folder):
     return has_model and ((folder / REPORT).exists() or not (folder / RECIPE).exists())
 
 
-def find_teacher(run, teacher_args, given, parser, train_teacher):
+def find_teachers(run, teacher_args, given, parser, train_teacher):
     """
-    Where the teacher is, trained by its recipe first when it is not there yet.
+    Where the teachers are; one that has a recipe is trained first when it is not there yet.
 
     Args:
-        run ([`Run`]): Its output folders must not be the teacher's.
-        teacher_args ([`TeacherArguments`]): Name, recipe.
+        run ([`Run`]): Its output folders must not be a teacher's.
+        teacher_args ([`TeacherArguments`]): Names, recipe.
         given (`dict[str, Any]`): Settings of the command line; those about the data also hold for the teacher.
         parser ([`ScriptParser`]), train_teacher (`Callable`): Parser and `main` of `run_teacher.py`.
 
     Returns:
-        `str`: Folder or name on the hub.
+        `list[str]`: Folders or names on the hub; none where the data alone has answers.
 
     Raises:
-        `InputError`: When neither a name nor a recipe is given, or the teacher cannot be trained.
+        `InputError`: When nobody is named who teaches, or the teacher cannot be trained.
     """
-    name, recipe = teacher_args.teacher_name_or_path, teacher_args.teacher_recipe
-    if name is None and recipe is None:
-        raise InputError("no teacher: give --teacher_name_or_path or --teacher_recipe")
-    name = name or read_recipe(recipe).get("output_dir")
-    if name is None:
+    names, recipe = teacher_args.teacher_name_or_path or [], teacher_args.teacher_recipe
+    if not names and recipe is None:
+        if teacher_args.teacher_column is None:
+            raise InputError("no teacher: give --teacher_name_or_path, --teacher_recipe or --teacher_column")
+        return []
+    if recipe is not None and len(names) > 1:
+        raise InputError("--teacher_recipe trains one teacher: train the others with run_teacher.py and name them all")
+    names = names or [read_recipe(recipe).get("output_dir")]
+    if names[0] is None:
         raise InputError(f"{recipe} names no output_dir: add it, or give --teacher_name_or_path")
     for folder in (run.output_dir, alone_dir(run)):
-        check_sources(folder, [name])
+        check_sources(folder, names)
     if teacher_args.teacher_cache_dir is not None and run.args.process_index == 0:
         check_writable(Path(teacher_args.teacher_cache_dir), "--teacher_cache_dir")
-    if recipe is None:
-        return name
+    if recipe is not None:
+        follow_recipe(recipe, names[0], given, parser, train_teacher)
+    return names
+
+
+def follow_recipe(recipe, name, given, parser, train_teacher):
+    """Trains a teacher into folder `name` unless it is there; says when that was trained otherwise."""
     flags = [f"--{key}={value}" for key, value in given.items() if key in SHARED_SETTINGS]
     command = [str(recipe), f"--output_dir={name}", *flags]
     *_, wanted, _ = parser.parse(command)
@@ -134,26 +104,35 @@ def find_teacher(run, teacher_args, given, parser, train_teacher):
         differing = differing_settings(Path(name), wanted, {"max_predict_samples"})
         if differing:
             logger.warning(f"THE TEACHER in {name} was trained otherwise ({differing}): remove it to train anew")
-    return name
 
 
-def load_teacher(name, teacher_args, student_args, data, max_seq_length):
+def load_teachers(names, teacher_args, student_args, data, max_seq_length):
     """
-    The teacher with its labels matched to the data's by name.
+    The teachers, their labels matched to the data's by name, and whoever gave the answers that stand in the data.
 
     Args:
-        name (`str`): Folder or name on the hub.
-        teacher_args ([`TeacherArguments`]): Label map, longest text.
+        names (`list[str]`): Folders or names on the hub.
+        teacher_args ([`TeacherArguments`]): Label map, longest text, weights.
         student_args ([`StudentArguments`]): Cache folder and remote code of the hub.
         data ([`TextData`]): With the label names.
         max_seq_length (`int`): The student's, unless the teacher has its own.
 
     Returns:
-        [`Teacher`].
+        [`Ensemble`].
 
     Raises:
-        `InputError`: When it cannot be loaded or its labels are others.
+        `InputError`: When one cannot be loaded or its labels are others.
     """
+    members = [load_teacher(name, teacher_args, student_args, data, max_seq_length) for name in names]
+    if data.has_answers:
+        members.append(ColumnTeacher())
+    if teacher_args.teacher_mode == "online" and (len(members) > 1 or not names):
+        raise InputError("--teacher_mode online is for one model: use 'cached' for several or for a column")
+    return Ensemble(members, check_weights(teacher_args.teacher_weights, len(members)), teacher_args)
+
+
+def load_teacher(name, teacher_args, student_args, data, max_seq_length):
+    """One [`Teacher`], as [`load_teachers`]."""
     hub = dataclasses.replace(student_args, model_revision="main")
     model = load_classifier(name, hub, what="teacher")
     tokenizer = load_tokenizer(name, hub, "teacher's tokenizer")
@@ -199,30 +178,42 @@ def plan_alone(run):
 def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     """
     The training and validation splits with what the trainer needs of the teacher: its logits, or its token columns.
-    Warns of a teacher that is at chance level.
+    The transfer set, if any, is part of the training split. Warns of a teacher that is at chance level.
 
     Returns:
         `dict[str, datasets.Dataset]`.
     """
     online = teacher.args.teacher_mode == "online"
-    its_tokens = (teacher.tokenizer, teacher.max_length) if online else ()
+    its_tokens = (teacher.models[0].tokenizer, teacher.models[0].max_length) if online else ()
+    texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
+    # One mask for both models' texts; what no tokenizer knows is a hole to all of them.
+    mask = student_tokenizer.mask_token or HOLE
+    more = transfer_set(data, teacher.args, run.data_args.text_column, mask, run.args.seed)
+    if more is not None:
+        texts["transfer"] = more
     with run.args.main_process_first(desc="tokenizing"):
-        splits = {
-            name: tokenize(data.splits[name], student_tokenizer, max_length, *its_tokens)
-            for name in ("train", "validation")
-            if name in data.splits
-        }
+        splits = {name: tokenize(split, student_tokenizer, max_length, *its_tokens) for name, split in texts.items()}
     train = data.splits["train"]
     if online:
         labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)
         sample = train.select(np.random.default_rng(0).permutation(labelled)[:1000])
-        warn_at_chance(teacher.logits(sample["text"][:], run), sample["labels"][:])
-        return splits
-    for name in splits:
-        logits = teacher.logits(data.splits[name]["text"][:], run, half=True)
-        splits[name] = add_logits(splits[name], logits)
-        if name == "train":
-            warn_at_chance(logits, train["labels"][:])
+        warn_at_chance(teacher.logits(sample, run), sample["labels"][:])
+    else:
+        for name, split in texts.items():
+            logits = teacher.logits(split, run, half=True)
+            if logits is None and name == "validation":
+                logger.warning("the validation split has no answers of the teacher: its loss is the labels' alone")
+                continue
+            if logits is None:
+                raise InputError(
+                    f"--teacher_column {teacher.args.teacher_column}: the {name} texts have no such answers: leave "
+                    "out --unlabeled_file and --augment, or give a model as teacher"
+                )
+            if name == "train":
+                warn_at_chance(logits, train["labels"][:])
+            splits[name] = add_logits(splits[name], logits)
+    if more is not None:
+        splits["train"] = datasets.concatenate_datasets([splits["train"], splits.pop("transfer")])
     return splits
 
 
@@ -232,13 +223,13 @@ def fit_distilled(run, student, tokenizer, teacher, data, max_length):
     splits = teacher_columns(run, teacher, tokenizer, data, max_length)
     online = teacher.args.teacher_mode == "online"
     if not online:
-        teacher.model.to("cpu")  # its work is done: the student has the device to itself
+        teacher.to("cpu")  # its work is done: the student has the device to itself
     trainer = build_trainer(
         DistillationTrainer,
         model=student,
         args=run.args,
-        teacher=teacher.model if online else None,
-        teacher_order=teacher.order,
+        teacher=teacher.models[0].model if online else None,
+        teacher_order=teacher.models[0].order if online else None,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
@@ -254,7 +245,8 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
 
     Args:
         run ([`Run`]), student_args ([`StudentArguments`]), data ([`TextData`]): What to do.
-        teacher ([`Teacher`]), teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)`): Of the split reported.
+        teacher ([`Ensemble`]), teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)` or None): Of the split
+            that is reported.
         taught (`bool`): Whether the teacher teaches it.
 
     Returns:
@@ -282,16 +274,15 @@ def distil(run, alone, teacher, student_args, data):
     Args:
         run ([`Run`]): What to do.
         alone ([`Run`] or None): The same without the teacher, when it is to be compared with.
-        teacher ([`Teacher`]): Loaded.
+        teacher ([`Ensemble`]): Loaded.
         student_args ([`StudentArguments`]): The student to build or to continue with.
         data ([`TextData`]): Its splits.
     """
-    teacher.model.to(run.args.device)
-    teacher_logits = teacher.logits(data.splits[run.scored_split]["text"][:], run)
+    teacher.to(run.args.device)
     rows, logits = {}, {}
-    rows["teacher"], logits["teacher"] = score_model(
-        run, teacher.model, teacher.tokenizer, data, teacher.max_length, teacher_logits, None, teacher.train_seconds
-    )
+    row, teacher_logits = teacher.result(data.splits[run.scored_split], run)
+    if teacher_logits is not None:
+        rows["teacher"], logits["teacher"] = row, teacher_logits
     if alone is not None:
         rows["student"], logits["student"], *_ = fit_and_score(
             alone, student_args, data, teacher, teacher_logits, taught=False

@@ -1,6 +1,7 @@
 """Read labelled texts from a file, each row with the line it stands on, so that a mistake can be named by its line."""
 
 import csv
+import itertools
 import json
 import sys
 from collections import Counter
@@ -26,12 +27,15 @@ class Rows:
         texts (`list[str]`): A missing text is the empty string.
         labels (`list[str | None]`): As written; None where there is none.
         lines (`list[int]`): Line of each row in its file, or its number in a file without lines, from 1.
+        answers (`list`, *optional*): A teacher's, one cell a row as it is written; None where no column was asked for
+            or the file lacks it.
     """
 
     source: str
     texts: list[str] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    answers: list | None = None
 
     def add(self, line, text, label):
         """One row; `text` and `label` are cells of any type, None or empty when missing."""
@@ -128,18 +132,21 @@ def find_columns(columns, text_column, label_column, source, need_labels):
     )
 
 
-def read_table(path, records, columns, chosen):
+def read_table(path, records, columns, chosen, answer_column):
     """Rows of a file with a header: `records` yields `(line, cells)`."""
     text_column, label_column = chosen
     text_index = columns.index(text_column)
     label_index = None if label_column is None else columns.index(label_column)
-    rows = Rows(str(path))
+    answer_index = columns.index(answer_column) if answer_column in columns else None
+    rows = Rows(str(path), answers=None if answer_index is None else [])
     for line, cells in records:
         if len(cells) != len(columns):
             raise InputError(
                 f"{path} line {line}: {len(cells)} cells where the header has {len(columns)}: mend or remove the line"
             )
         rows.add(line, cells[text_index], None if label_index is None else cells[label_index])
+        if answer_index is not None:
+            rows.answers.append(cells[answer_index])
     return rows
 
 
@@ -166,9 +173,14 @@ def tsv_records(path):
 
 def json_records(path):
     """`(line, object)` of a file of JSON lines, or of one JSON list."""
-    lines = list(decoded_lines(path))
-    first = next((line for line in lines if line.strip()), "")
-    is_list = first.lstrip().startswith("[")
+    lines = decoded_lines(path)
+    blank = []  # kept: they count
+    for line in lines:
+        blank.append(line)
+        if line.strip():
+            break
+    lines = itertools.chain(blank, lines)
+    is_list = bool(blank) and blank[-1].lstrip().startswith("[")
     if is_list:
         try:
             objects = enumerate(json.loads("\n".join(lines)), start=1)
@@ -189,24 +201,26 @@ def json_records(path):
         yield number, item
 
 
-def read_json(path, text_column, label_column, need_labels):
+def read_json(path, text_column, label_column, need_labels, answer_column):
     """Rows of JSON lines; the first object names the columns, a later one may leave out its label but not its text."""
     records = list(json_records(path))
     if not records:
         raise InputError(f"{path}: no row in the file: give one object on each line")
     columns = list(dict.fromkeys(key for _, item in records for key in item))
     text, label = find_columns(columns, text_column, label_column, path, need_labels)
-    rows = Rows(str(path))
+    rows = Rows(str(path), answers=[] if answer_column in columns else None)
     for number, item in records:
         if text not in item:
             raise InputError(
                 f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
             )
         rows.add(number, item[text], None if label is None else item.get(label))
+        if rows.answers is not None:
+            rows.answers.append(item.get(answer_column))
     return rows
 
 
-def read_parquet(path, text_column, label_column, need_labels):
+def read_parquet(path, text_column, label_column, need_labels, answer_column):
     """Rows of a parquet file; what stands in for a line is the row's number."""
     try:
         file = pyarrow.parquet.ParquetFile(path)
@@ -219,12 +233,14 @@ def read_parquet(path, text_column, label_column, need_labels):
     text, label = find_columns(file.schema_arrow.names, text_column, label_column, path, need_labels)
     rows = Rows(str(path))
     try:
-        table = file.read(columns=[text] if label is None else [text, label])
+        given = answer_column if answer_column in file.schema_arrow.names else None
+        table = file.read(columns=[name for name in (text, label, given) if name is not None])
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None
     labels = [None] * len(table) if label is None else table[label].to_pylist()
     for number, (cell, label_cell) in enumerate(zip(table[text].to_pylist(), labels, strict=True), start=1):
         rows.add(number, cell, label_cell)
+    rows.answers = None if given is None else table[given].to_pylist()
     return rows
 
 
@@ -287,7 +303,7 @@ def read_headerless(path, known_labels, need_labels):
     return rows
 
 
-def read_rows(path, text_column=None, label_column=None, known_labels=(), need_labels=True):
+def read_rows(path, text_column=None, label_column=None, known_labels=(), need_labels=True, answer_column=None):
     """
     The rows of one file.
 
@@ -297,6 +313,7 @@ def read_rows(path, text_column=None, label_column=None, known_labels=(), need_l
         known_labels (collection of `str`, *optional*): What a label can be, to tell it from the text without a header.
         need_labels (`bool`, *optional*, defaults to `True`): Whether the file must have a label column. A single row
             without a label is never an error here.
+        answer_column (`str`, *optional*): Column of a teacher's answers, which a file may lack.
 
     Returns:
         [`Rows`], at least one.
@@ -307,9 +324,9 @@ def read_rows(path, text_column=None, label_column=None, known_labels=(), need_l
     path = Path(path)
     named = text_column is not None or label_column is not None
     if path.suffix in (".json", ".jsonl"):
-        rows = read_json(path, text_column, label_column, need_labels)
+        rows = read_json(path, text_column, label_column, need_labels, answer_column)
     elif path.suffix == ".parquet":
-        rows = read_parquet(path, text_column, label_column, need_labels)
+        rows = read_parquet(path, text_column, label_column, need_labels, answer_column)
     elif path.suffix == ".txt":
         rows = read_headerless(path, known_labels, need_labels)
     elif path.suffix in (".csv", ".tsv"):
@@ -320,9 +337,8 @@ def read_rows(path, text_column=None, label_column=None, known_labels=(), need_l
         if path.suffix == ".tsv" and not named and not set(columns) & set(TEXT_COLUMNS + LABEL_COLUMNS):
             rows = read_headerless(path, known_labels, need_labels)
         else:
-            rows = read_table(
-                path, records, columns, find_columns(columns, text_column, label_column, path, need_labels)
-            )
+            chosen = find_columns(columns, text_column, label_column, path, need_labels)
+            rows = read_table(path, records, columns, chosen, answer_column)
     else:
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")
     if not rows.texts:
@@ -330,3 +346,77 @@ def read_rows(path, text_column=None, label_column=None, known_labels=(), need_l
     if not any(text.strip() for text in rows.texts):
         raise InputError(f"{path}: all {len(rows.texts)} texts are empty: check --text_column")
     return rows
+
+
+def iterate_texts(path, text_column=None):
+    """
+    The texts of a file without labels, one after the other, so that it need not fit into memory (a `.json` list must).
+
+    Args:
+        path (`str`): `.csv`, `.tsv` or `.parquet` with a header, `.jsonl`, or `.txt` with a text on each line.
+        text_column (`str`, *optional*): Its name in the header; the usual names are found without.
+
+    Yields:
+        `str`; a missing text is the empty string.
+
+    Raises:
+        `InputError`: For whatever cannot be read, with the line.
+    """
+    path = Path(path)
+    if path.suffix == ".txt":
+        numbered = enumerate(decoded_lines(path), start=1)
+        cells = ((number, line) for number, line in numbered)
+    elif path.suffix in (".csv", ".tsv"):
+        cells = iterate_table(path, text_column)
+    elif path.suffix in (".json", ".jsonl"):
+        cells = iterate_json(path, text_column)
+    elif path.suffix == ".parquet":
+        cells = iterate_parquet(path, text_column)
+    else:
+        raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")
+    for number, cell in cells:
+        row = Rows(str(path))
+        row.add(number, cell, None)
+        yield row.texts[0]
+
+
+def iterate_table(path, text_column):
+    """`(line, text)` of a file with a header."""
+    records = csv_records(path) if path.suffix == ".csv" else tsv_records(path)
+    _, columns = next(records, (0, []))
+    text, _ = find_columns(columns, text_column, None, path, need_labels=False)
+    index = columns.index(text)
+    for line, cells in records:
+        if len(cells) != len(columns):
+            raise InputError(
+                f"{path} line {line}: {len(cells)} cells where the header has {len(columns)}: mend or remove the line"
+            )
+        yield line, cells[index]
+
+
+def iterate_json(path, text_column):
+    """`(line, text)` of JSON lines; the first one names the columns."""
+    text = None
+    for number, item in json_records(path):
+        if text is None:
+            text, _ = find_columns(list(item), text_column, None, path, need_labels=False)
+        if text not in item:
+            raise InputError(
+                f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
+            )
+        yield number, item[text]
+
+
+def iterate_parquet(path, text_column):
+    """`(row, text)` of a parquet file, a piece at a time."""
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        text, _ = find_columns(file.schema_arrow.names, text_column, None, path, need_labels=False)
+        cells = (cell for batch in file.iter_batches(columns=[text]) for cell in batch[text].to_pylist())
+        yield from enumerate(cells, start=1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: check the path") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): check the file"
+        ) from None

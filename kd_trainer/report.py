@@ -149,7 +149,8 @@ def format_robustness(rows):
     """A Markdown table of the rows' `robustness`, accuracies on a sample of the split reported."""
     lines = [f"| model | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
     for model, row in rows.items():
-        lines.append(f"| {model} | " + " | ".join(f"{row['robustness'][name]:.4f}" for name in MEASURES) + " |")
+        if "robustness" in row:
+            lines.append(f"| {model} | " + " | ".join(f"{row['robustness'][name]:.4f}" for name in MEASURES) + " |")
     return "\n".join(lines)
 
 

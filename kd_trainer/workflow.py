@@ -131,7 +131,7 @@ def start_run(settings, args, data_args, run_args):
     return run
 
 
-def get_data(run, model_args, unlabelled_allowed=False):
+def get_data(run, model_args, unlabelled_allowed=False, answer_column=None):
     """
     The splits that the run needs, in the label order of the checkpoint it starts from, if that names its labels.
 
@@ -139,6 +139,7 @@ def get_data(run, model_args, unlabelled_allowed=False):
         run ([`Run`]): What to do.
         model_args ([`ModelArguments`]): The checkpoint, if any.
         unlabelled_allowed (`bool`): Whether training rows may lack their label.
+        answer_column (`str`, *optional*): Column of a teacher's answers.
 
     Returns:
         [`TextData`] or None: None when nothing but predicting is to be done.
@@ -154,7 +155,7 @@ def get_data(run, model_args, unlabelled_allowed=False):
     if model_args.model_name_or_path is not None:
         config = load_config(model_args.model_name_or_path, model_args)
     names = None if config is None else named_labels(config)
-    data = load_data(run.data_args, run.wanted_splits, names, unlabelled_allowed)
+    data = load_data(run.data_args, run.wanted_splits, names, unlabelled_allowed, answer_column)
     if run.args.eval_strategy != "no" and "validation" not in data.splits:
         raise InputError("no validation split: give --validation_file or a --validation_split above 0")
     if run.scored_split not in data.splits:

@@ -11,9 +11,9 @@ LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
     | {"files", "inference", "console", "precision", "logit_file", "sparse"}
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
-    {"batches", "data", "loading", "building", "teacher", "output_folder", "robustness"},
+    {"batches", "data", "transfer", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
-    {"report", "workflow", "distill", "comparison", "compare"},
+    {"report", "ensemble", "workflow", "distill", "comparison", "compare"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent

@@ -1,0 +1,162 @@
+"""The transfer set: more texts for the teacher to label, from files without labels or made of the training texts."""
+
+import atexit
+import itertools
+import logging
+import random
+import re
+import shutil
+import tempfile
+
+import datasets
+import pyarrow as pa
+
+from .batches import NO_LABEL
+from .errors import InputError
+from .files import iterate_texts
+
+logger = logging.getLogger(__name__)
+
+# A word with the white space before it, or one character of a script that is written without spaces.
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
+
+AUGMENTATIONS = ("mask", "drop", "replace", "ngram", "splice")
+HOLE = "□"  # stands for a masked word where no tokenizer has a token for it
+RATE = 0.1  # of masked, dropped and of replaced words each
+CHANCE = 0.25  # of a text being cut to an n-gram, or spliced
+
+
+def check_augmentations(names):
+    """Refuses a name that is none of `AUGMENTATIONS`."""
+    for name in names or ():
+        if name not in AUGMENTATIONS:
+            raise InputError(f"--augment {name}: choose of {', '.join(AUGMENTATIONS)}")
+
+
+def vary(words, kinds, mask, vocabulary, other, generator):
+    """
+    One variant of a text.
+
+    Args:
+        words (`list[str]`): The text's, each with the white space before it.
+        kinds (collection of `str`): Of `AUGMENTATIONS`: `"mask"`, `"drop"` and `"replace"` each meet a tenth of the
+            words; `"ngram"` keeps a run of the words, in a quarter of the texts; `"splice"` puts the end of another
+            text behind the beginning of this one, in a quarter of the texts.
+        mask (`str`): Stands for a masked word.
+        vocabulary (`list[str]`): Words to replace others by, as often as they shall be drawn.
+        other (`list[str]`): Words of another text.
+        generator (`random.Random`): Draws.
+
+    Returns:
+        `str`, never empty unless the text is.
+    """
+    words = list(words)
+    if "splice" in kinds and other and generator.random() < CHANCE:
+        words = words[: generator.randint(1, max(1, len(words)))] + other[generator.randint(0, len(other) - 1) :]
+    if "ngram" in kinds and words and generator.random() < CHANCE:
+        length = generator.randint(1, len(words))
+        start = generator.randint(0, len(words) - length)
+        words = words[start : start + length]
+    varied = []
+    for word in words:
+        space = word[: len(word) - len(word.lstrip())]
+        drawn = generator.random()
+        if "mask" in kinds and drawn < RATE:
+            varied.append(space + mask)
+        elif "drop" in kinds and RATE <= drawn < 2 * RATE:
+            continue
+        elif "replace" in kinds and 2 * RATE <= drawn < 3 * RATE:
+            varied.append(space + generator.choice(vocabulary))
+        else:
+            varied.append(word)
+    return "".join(varied or words).strip()
+
+
+def augment(texts, kinds, variants, mask, seed=0):
+    """
+    Variants of every text, which change its meaning at times: a teacher labels them anew.
+
+    Args:
+        texts (`list[str]`): Those without a word have no variant.
+        kinds (collection of `str`): Of `AUGMENTATIONS`, see [`vary`].
+        variants (`int`): Of each text.
+        mask (`str`): Stands for a masked word.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
+
+    Yields:
+        `str`, those that are not the text itself.
+
+    Source: Tang et al. 2019, https://arxiv.org/abs/1903.12136, section 3.2, for masking, replacing and n-grams (their
+    replacement keeps the part of speech; this one does not).
+    """
+    generator = random.Random(seed)
+    split = [WORD.findall(text) for text in texts]
+    vocabulary = [word.strip() for words in split for word in words]
+    for _ in range(variants):
+        for text, words in zip(texts, split, strict=True):
+            if words:
+                other = split[generator.randrange(len(split))]
+                variant = vary(words, kinds, mask, vocabulary, other, generator)
+                if variant != text.strip():
+                    yield variant
+
+
+def transfer_set(data, teacher_args, text_column, mask, seed):
+    """
+    The texts without labels that `--unlabeled_file` and `--augment` name, less those that also stand in a split of the
+    data, whatever its name. They lie on disk: a file may be larger than the memory.
+
+    Args:
+        data ([`TextData`]): Its splits; variants are made of the labelled and unlabelled training texts.
+        teacher_args ([`TeacherArguments`]): The flags.
+        text_column (`str`, *optional*): Of the files.
+        mask (`str`): Stands for a masked word in both models' texts.
+        seed (`int`): Of the variants.
+
+    Returns:
+        `datasets.Dataset` with columns `text` and `labels` (all −100), or None where neither flag is given.
+
+    Raises:
+        `InputError`: For a file that cannot be read.
+    """
+    files, kinds = teacher_args.unlabeled_file or [], teacher_args.augment or []
+    if not files and not kinds:
+        return None
+    check_augmentations(kinds)
+    # Hashes, not texts: collisions lose a text in 2^40 or so.
+    known = {hash(text.strip()) for split in data.splits.values() for text in split["text"][:]}
+    counts = {"left out": 0}
+
+    def new(source, texts):
+        count = 0
+        for text in texts:
+            if hash(text.strip()) in known:
+                counts["left out"] += 1
+            elif text.strip():
+                count += 1
+                yield text
+        counts[source] = count
+
+    def generate():
+        for path in files:
+            yield from new(path, iterate_texts(path, text_column))
+        if kinds:
+            texts = data.splits["train"]["text"][:]
+            yield from new("variants", augment(texts, kinds, teacher_args.num_augmented, mask, seed))
+
+    folder = tempfile.mkdtemp(prefix="kd_trainer_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    schema = pa.schema({"text": pa.string(), "labels": pa.int64()})
+    texts, size = generate(), 0
+    with pa.OSFile(f"{folder}/texts.arrow", "wb") as file, pa.RecordBatchStreamWriter(file, schema) as writer:
+        while batch := list(itertools.islice(texts, 10_000)):
+            writer.write_batch(pa.record_batch([batch, [NO_LABEL] * len(batch)], schema=schema))
+            size += len(batch)
+    if size == 0:
+        raise InputError("--unlabeled_file and --augment give no text that is not in the data already: leave them out")
+    logger.info(
+        f"transfer set of {size} texts: "
+        + ", ".join(f"{count} {'of ' if source in files else ''}{source}" for source, count in counts.items())
+    )
+    return datasets.Dataset.from_file(f"{folder}/texts.arrow")
