@@ -14,6 +14,9 @@ from .batches import token_lengths
 from .errors import InputError
 from .sparse import LazyAdamW, clip_grad_norm, sparse_names
 
+# Learning rate of a table's rows over that of the rest. THUCNews, validation rows: 1 gives 89.2 %, 5 90.1 %.
+ROW_RATE = 5.0
+
 
 def has_tokens(dataset):
     """Whether the lengths of a data set's rows can be read from a column (see [`token_lengths`])."""
@@ -112,7 +115,7 @@ class ClassificationTrainer(Trainer):
             return optimizer, kwargs
         if optimizer is not torch.optim.AdamW:
             raise InputError(f"--optim {args.optim}: a table of n-grams is trained by adamw_torch: leave it out")
-        return LazyAdamW, {**kwargs, "row_rate": float(__import__("os").environ.get("RR", 5))}
+        return LazyAdamW, {**kwargs, "row_rate": ROW_RATE}
 
     def get_decay_parameter_names(self, model):
         # A row would decay at the steps that touch it alone.

@@ -165,11 +165,15 @@ def encode_answers(rows, label_names):
     for row, (cell, line) in enumerate(zip(rows.answers, rows.lines, strict=True)):
         try:
             found = json.loads(cell) if isinstance(cell, str) else cell
-            answers[row] = [found[name] for name in label_names] if isinstance(found, dict) else found
-            ok = np.ndim(found) != 0 and np.isfinite(answers[row]).all()
+            if isinstance(found, dict):
+                found = [found[name] for name in label_names] + [
+                    found[name] for name in found if name not in label_names
+                ]
+            answers[row] = np.reshape(np.asarray(found, dtype=np.float32), (len(label_names),))
+            ok = np.ndim(found) == 1 and np.isfinite(answers[row]).all()
         except (ValueError, TypeError, KeyError, RecursionError):
             ok = False
-        if not ok or (isinstance(found, dict) and len(found) != len(label_names)):
+        if not ok:
             raise InputError(
                 f"{rows.source} line {line}: the teacher's answer {str(cell)[:60]!r} is not {len(label_names)} finite "
                 f"numbers for {', '.join(label_names)[:80]}: mend the cell or --teacher_column"

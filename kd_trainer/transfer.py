@@ -52,8 +52,11 @@ def vary(words, kinds, mask, vocabulary, other, generator):
         `str`, never empty unless the text is.
     """
     words = list(words)
-    if "splice" in kinds and other and generator.random() < CHANCE:
-        words = words[: generator.randint(1, max(1, len(words)))] + other[generator.randint(0, len(other) - 1) :]
+    if "splice" in kinds and words and other and generator.random() < CHANCE:
+        words, end = words[: generator.randint(1, len(words))], other[generator.randint(0, len(other) - 1) :]
+        # The first word of a text has no space before it, which two words of a spaced script need between them.
+        spaced = not re.search(rf"[{UNSPACED}]", words[-1][-1] + end[0][0]) and not end[0][0].isspace()
+        words += [f" {end[0]}", *end[1:]] if spaced else end
     if "ngram" in kinds and words and generator.random() < CHANCE:
         length = generator.randint(1, len(words))
         start = generator.randint(0, len(words) - length)

@@ -1,6 +1,7 @@
 """The three scripts as a person launches them: what they write, what they refuse, that they can be killed."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import LABEL_NAMES, make_rows
+from conftest import LABEL_NAMES, make_rows, refused
 from hub_server import HubServer
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -456,3 +457,68 @@ def test_pushed_student_loads_where_the_package_is_not_installed(distil_flags, t
     torch.set_num_threads(threads)
     assert json.loads(loaded.stdout.splitlines()[0]) == logits.tolist()
     shutil.rmtree(tmp_path / "other")
+
+
+def test_two_teachers_a_column_and_a_transfer_set_in_one_run(distil_flags, data, teacher, tmp_path, monkeypatch):
+    second = tmp_path / "second"
+    run_teacher.main([*TEACHER, *data, *TRAINING, "--num_train_epochs=1", "--seed=3", f"--output_dir={second}"])
+    answers = {}
+    for seed, (name, size) in enumerate({"train": 192, "validation": 48, "test": 60}.items()):
+        answers[name] = tmp_path / f"{name}.jsonl"
+        rows = zip(*make_rows(size, seed), strict=True)
+        sure = [{name: float(name == label) for name in LABEL_NAMES} for label in LABEL_NAMES]
+        lines = [{"text": text, "label": LABEL_NAMES[label], "llm": sure[label]} for text, label in rows]
+        answers[name].write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    more, _ = make_rows(40, 9)
+    (tmp_path / "more.txt").write_text("\n".join(more) + "\n", encoding="utf-8")
+    files = [f"--{name}_file={path}" for name, path in answers.items()]
+    flags = [*distil_flags, *files, "--teacher_name_or_path", str(teacher), str(second)]
+    forwards = count_forwards(monkeypatch)
+    taught = ["--unlabeled_file", str(tmp_path / "more.txt"), "--augment", "mask", "drop", "--num_augmented=2"]
+    run_distill.main([*flags, *taught])
+    report = read_report(tmp_path / "distilled")
+    assert len(report["teacher"]["members"]) == 2 and report["teacher"]["accuracy"] > 0.6
+    assert report["teacher"]["parameters"] == sum(one["parameters"] for one in report["teacher"]["members"])
+    state = json.loads((tmp_path / "distilled" / "trainer_state.json").read_text())
+    assert state["max_steps"] > 2 * math.ceil(192 / 32)  # more rows than the labelled ones
+
+    # With the column as a third, who is always right, the teachers are right more often.
+    column = [*flags, "--teacher_column=llm", f"--output_dir={tmp_path / 'column'}"]
+    run_distill.main([*column, "--teacher_weights", "1", "1", "50"])
+    assert read_report(tmp_path / "column")["teacher"]["accuracy"] == 1.0
+    done = len(forwards)
+    # The column alone: no model is asked.
+    alone = [flag for flag in distil_flags if not flag.startswith("--teacher_name")]
+    run_distill.main([*alone, *files, "--teacher_column=llm", f"--output_dir={tmp_path / 'alone'}"])
+    report = read_report(tmp_path / "alone")
+    assert len(forwards) == done and report["teacher"]["parameters"] is None and report["teacher"]["accuracy"] == 1.0
+    # A test split without the column: no row for the teacher, the student is scored all the same.
+    test = [flag for flag in data if flag.startswith("--test_file")]
+    run_distill.main([*alone, *files, *test, "--teacher_column=llm", f"--output_dir={tmp_path / 'without'}"])
+    report = read_report(tmp_path / "without")
+    assert "teacher" not in report and report["distilled"]["agreement"] is None
+
+
+def test_teachers_that_cannot_teach_together_are_refused(distil_flags, teacher, tmp_path):
+    both = [*distil_flags, "--teacher_name_or_path", str(teacher), str(teacher)]
+    for flags, parts in (
+        (["--teacher_mode=online"], ("--teacher_mode online", "one model")),
+        (["--teacher_weights", "1"], ("--teacher_weights", "2 teachers")),
+        (["--teacher_recipe=recipes/demo/teacher.yaml"], ("--teacher_recipe", "one teacher")),
+        (["--teacher_column=llm"], ("train.tsv", "'llm'")),
+        (["--augment", "shuffle"], ("--augment", "shuffle")),
+    ):
+        with refused(*parts):
+            run_distill.main([*both, *flags])
+    assert not (tmp_path / "distilled").exists() or not (tmp_path / "distilled" / "report.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["cnn", "bag"])
+def test_every_kind_of_student_is_distilled_with_ngrams(distil_flags, tmp_path, kind):
+    flags = [f"--student_type={kind}", "--ngram_buckets=512", "--ngram_size=8", "--compare_student"]
+    run_distill.main([*distil_flags, *flags])
+    report = read_report(tmp_path / "distilled")
+    assert report["distilled"]["accuracy"] > 0.5 and report["student"]["accuracy"] > 0.4
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "distilled")
+    assert model.config.model_type == f"kd_{kind}" and model.ngrams.table.weight.shape == (512, 8)
+    assert model.ngrams.table.weight.any() and not model.ngrams.table.weight[0].any()

@@ -1,0 +1,100 @@
+"""Several teachers speak as one: the weighted geometric mean of their probabilities."""
+
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+from conftest import refused
+from scipy.special import log_softmax, softmax
+
+from kd_trainer.data import encode_answers
+from kd_trainer.ensemble import ColumnTeacher, Ensemble, check_weights
+from kd_trainer.files import Rows, read_rows
+
+LABELS = ["体育", "财经"]
+ANSWERS = [np.random.default_rng(seed).normal(size=(5, 3)).astype(np.float32) * 3 for seed in range(3)]
+
+
+class Says:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def logits(self, split, run, half=False):
+        return self.answer
+
+
+def ensemble(answers, weights=None):
+    return Ensemble([Says(answer) for answer in answers], check_weights(weights, len(answers)), SimpleNamespace())
+
+
+def test_one_teacher_says_its_own_logits():
+    assert ensemble(ANSWERS[:1]).logits(None, None) is ANSWERS[0]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 1, 1], [0.2, 0.5, 3], [0, 0, 2.0]])
+def test_several_say_the_geometric_mean_of_their_probabilities(weights):
+    found = ensemble(ANSWERS, weights).logits(None, None)
+    shares = np.ones(3) / 3 if weights is None else np.array(weights) / np.sum(weights)
+    product = np.prod([softmax(a, axis=-1) ** share for a, share in zip(ANSWERS, shares, strict=True)], axis=0)
+    np.testing.assert_allclose(np.exp(found), product / product.sum(axis=-1, keepdims=True), rtol=1e-5)
+
+
+def test_a_constant_added_to_a_teachers_logits_changes_nothing():
+    moved = [ANSWERS[0] + 1e4, ANSWERS[1] - 50]
+    expected = ensemble(ANSWERS[:2]).logits(None, None)
+    np.testing.assert_allclose(ensemble(moved).logits(None, None), expected, atol=5e-3)
+
+
+def test_weights_that_make_no_mean_are_refused():
+    for weights, words in (([1], "for 2 teachers"), ([1, -1], "not negative"), ([0, 0], "all 0")):
+        with refused("--teacher_weights", words):
+            check_weights(weights, 2)
+
+
+def test_without_an_answer_of_all_there_is_none():
+    split = datasets.Dataset.from_dict({"text": ["a"]})
+    together = Ensemble([Says(ANSWERS[0]), ColumnTeacher()], [1, 1], SimpleNamespace())
+    assert together.logits(split, None) is None
+
+
+def rows_of(cells):
+    return Rows("train.jsonl", [""] * len(cells), [None] * len(cells), list(range(1, len(cells) + 1)), list(cells))
+
+
+def test_answers_are_lists_objects_or_json():
+    expected = np.log([[0.25, 0.75]] * 3)
+    cells = [[0.25, 0.75], {"财经": 0.75, "体育": 0.25}, "[0.25, 0.75]"]
+    np.testing.assert_allclose(encode_answers(rows_of(cells), LABELS), expected, rtol=1e-5)
+
+
+def test_what_does_not_sum_to_one_is_logits():
+    cells = [[0.25, 0.75], [2.0, -1.0]]
+    np.testing.assert_allclose(encode_answers(rows_of(cells), LABELS), cells)
+    found = encode_answers(rows_of([[1.0, 0.0]]), LABELS)
+    assert np.isfinite(found).all() and found[0, 1] < found[0, 0] == 0
+    np.testing.assert_allclose(log_softmax(ANSWERS[0], axis=-1), log_softmax(ANSWERS[0] + 7, axis=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [None, "", "x", "[1", [1.0], [1.0, 2.0, 3.0], [1.0, "a"], [float("nan"), 1.0], {"体育": 1.0}, 3, [[1, 2], [3, 4]],
+     {"体育": 1.0, "财经": 0.0, "其他": 0.0}, "3", True],
+)  # fmt: skip
+def test_a_bad_answer_is_named_by_its_line(cell):
+    with refused("train.jsonl line 2", "2 finite numbers", "--teacher_column"):
+        encode_answers(rows_of([[0.5, 0.5], cell]), LABELS)
+
+
+def test_answers_are_read_from_every_kind_of_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": "体育", "llm": [0.1, 0.9]}\n', encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("text\tlabel\tllm\nx\t体育\t[0.1, 0.9]\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text('text,label,llm\nx,体育,"[0.1, 0.9]"\n', encoding="utf-8")
+    datasets.Dataset.from_dict({"text": ["x"], "label": ["体育"], "llm": [[0.1, 0.9]]}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    for suffix in ("jsonl", "tsv", "csv", "parquet"):
+        rows = read_rows(tmp_path / f"a.{suffix}", answer_column="llm")
+        np.testing.assert_allclose(encode_answers(rows, LABELS), np.log([[0.1, 0.9]]), rtol=1e-5)
+        assert read_rows(tmp_path / f"a.{suffix}").answers is None
+        assert read_rows(tmp_path / f"a.{suffix}", answer_column="other").answers is None
