@@ -114,7 +114,7 @@ class ClassificationTrainer(Trainer):
         if model is None or not sparse_names(model):
             return optimizer, kwargs
         if optimizer is not torch.optim.AdamW:
-            raise InputError(f"--optim {args.optim}: a table of n-grams is trained by adamw_torch: leave it out")
+            raise InputError(f"--optim {args.optim.value}: a table of n-grams is trained by adamw_torch: leave it out")
         return LazyAdamW, {**kwargs, "row_rate": ROW_RATE}
 
     def get_decay_parameter_names(self, model):

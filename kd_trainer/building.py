@@ -182,4 +182,10 @@ def get_student(student_args, data, max_length, training=True, teacher_tokenizer
         )
     except ValueError as error:
         raise InputError(f"--{error}") from error
-    return student_class(config), tokenizer
+    try:
+        return student_class(config), tokenizer
+    except RuntimeError as error:  # torch's word for a lack of memory
+        reason = " ".join(str(error).split())[-120:]
+        raise InputError(
+            f"a student of these sizes does not fit into memory ({reason}): choose smaller ones"
+        ) from error

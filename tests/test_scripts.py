@@ -522,3 +522,21 @@ def test_every_kind_of_student_is_distilled_with_ngrams(distil_flags, tmp_path, 
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "distilled")
     assert model.config.model_type == f"kd_{kind}" and model.ngrams.table.weight.shape == (512, 8)
     assert model.ngrams.table.weight.any() and not model.ngrams.table.weight[0].any()
+
+
+def test_an_online_teacher_teaches_variants_too(distil_flags, tmp_path):
+    run_distill.main([*distil_flags, "--teacher_mode=online", "--augment", "drop", "--num_augmented=3"])
+    state = json.loads((tmp_path / "distilled" / "trainer_state.json").read_text())
+    assert state["max_steps"] > 2 * 2 * math.ceil(192 / 32)
+    assert all("kd_loss" in logs for logs in state["log_history"] if "loss" in logs)
+
+
+def test_a_student_that_is_too_large_or_an_optimizer_that_knows_no_tables_is_refused(distil_flags):
+    student = [flag for flag in distil_flags if not flag.startswith("--teacher")]
+    for flags, parts in (
+        (["--ngram_buckets=99999999999"], ("memory", "smaller")),
+        (["--ngram_buckets=1"], ("--ngram_buckets is 1",)),
+        (["--ngram_buckets=64", "--optim=sgd"], ("--optim sgd", "adamw_torch")),
+    ):
+        with refused(*parts):
+            run_student.main([*student, *flags])
