@@ -25,9 +25,12 @@ EXPORTS = {
     "cached_logits": "teacher",
     "compute_metrics": "metrics",
     "cross_entropy_loss": "losses",
+    "decoupled_distillation_loss": "losses",
     "kl_distillation_loss": "losses",
     "logit_mse_loss": "losses",
     "predict_logits": "inference",
+    "soft_cross_entropy_loss": "losses",
+    "standardize_logits": "losses",
     "tokenize": "batches",
 }
 __all__ = list(EXPORTS)

@@ -320,8 +320,11 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
     Args:
         alpha (`float`, *optional*, defaults to 0.2): Weight of the hard labels, in [0, 1].
         temperature (`float`, *optional*, defaults to 4.0): Softening of both models' logits in the KL loss, above 0.
-        kd_loss (`str`, *optional*, defaults to `"kl"`): `"kl"`, [`kl_distillation_loss`], or `"mse"`,
-            [`logit_mse_loss`].
+        kd_loss (`str`, *optional*, defaults to `"kl"`): `"kl"`, [`kl_distillation_loss`]; `"mse"`, [`logit_mse_loss`];
+            `"ce"`, [`soft_cross_entropy_loss`]; `"dkd"`, [`decoupled_distillation_loss`].
+        standardize_logits (`bool`, *optional*, defaults to `False`): See [`standardize_logits`]; before any of them.
+        final_alpha, final_temperature (`float`, *optional*): Where alpha and temperature go in a straight line from
+            the first step to the last; they stay without.
 
     Raises:
         `InputError` (a `ValueError`): For an `alpha` or `temperature` out of range.
@@ -335,17 +338,34 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
     temperature: float = field(
         default=4.0, metadata={"help": "Softening T > 0 of both models' logits in the KL loss, which is scaled by T²."}
     )
-    kd_loss: Literal["kl", "mse"] = field(
-        default="kl", metadata={"help": "Loss against the teacher: 'kl' divergence, or 'mse' of the logits."}
+    kd_loss: Literal["kl", "mse", "ce", "dkd"] = field(
+        default="kl",
+        metadata={
+            "help": "Loss against the teacher: 'kl' divergence, 'mse' of the logits, soft cross-entropy 'ce', 'dkd' "
+            "decoupled."
+        },
+    )
+    standardize_logits: bool = field(
+        default=False, metadata={"help": "Compare both models' logits with mean 0 and deviation 1 in every row."}
+    )
+    final_alpha: float | None = field(
+        default=None, metadata={"help": "--alpha goes to this in a straight line over the training."}
+    )
+    final_temperature: float | None = field(
+        default=None, metadata={"help": "--temperature goes to this in a straight line over the training."}
     )
 
     def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"--alpha is {self.alpha}: it must be in 0..1")
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"--temperature is {self.temperature}: it must be positive and finite")
-        if self.kd_loss not in ("kl", "mse"):
-            raise InputError(f"--kd_loss is {self.kd_loss!r}: choose 'kl' or 'mse'")
+        for name in ("alpha", "final_alpha"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"--{name} is {value}: it must be in 0..1")
+        for name in ("temperature", "final_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name} is {value}: it must be positive and finite")
+        if self.kd_loss not in ("kl", "mse", "ce", "dkd"):
+            raise InputError(f"--kd_loss is {self.kd_loss!r}: choose 'kl', 'mse', 'ce' or 'dkd'")
         super().__post_init__()
 
 

@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Settings of a distillation that do not concern the same student trained alone.
 DISTILLATION_SETTINGS = {
-    *(field.name for field in dataclasses.fields(TeacherArguments)), "alpha", "temperature", "kd_loss", "output_dir",
+    *(field.name for field in dataclasses.fields(TeacherArguments)), "alpha", "temperature", "kd_loss",
+    "standardize_logits", "final_alpha", "final_temperature", "output_dir",
     "overwrite_output_dir", "resume_from_checkpoint", "predict_file", "predict_output",
 }  # fmt: skip
 # Settings of the command line that also hold for a teacher that is trained first: the data, where to run, what to show.

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 
 
@@ -17,6 +18,12 @@ def check_logits(student_logits, teacher_logits):
             f"student_logits {tuple(student_logits.shape)} and teacher_logits {tuple(teacher_logits.shape)} must both "
             "be (batch_size, num_labels): give both models the same labels"
         )
+
+
+def check_temperature(temperature):
+    """Refuses a temperature that softens nothing; raises `ValueError`."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}: it must be positive and finite")
 
 
 def cross_entropy_loss(student_logits, labels, label_smoothing=0.0):
@@ -116,8 +123,7 @@ def kl_distillation_loss(student_logits, teacher_logits, temperature=1.0):
     ```
     """
     check_logits(student_logits, teacher_logits)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}: it must be positive and finite")
+    check_temperature(temperature)
     student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher_log_probs = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     # F.kl_div takes (input, target): reversed from the paper. log_target keeps a teacher's exact zeros finite.
@@ -153,3 +159,104 @@ def logit_mse_loss(student_logits, teacher_logits):
     """
     check_logits(student_logits, teacher_logits)
     return F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none").mean(dim=-1)
+
+
+def soft_cross_entropy_loss(student_logits, teacher_logits, temperature=1.0):
+    """
+    T² · −Σ_c p_c · log q_c of p = softmax(teacher / T), q = softmax(student / T): [`kl_distillation_loss`] plus the
+    teacher's entropy times T², so that its gradient is the same.
+
+    Args, Returns, Raises:
+        As [`kl_distillation_loss`].
+
+    Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, section 2
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> soft_cross_entropy_loss(torch.zeros(1, 4), torch.zeros(1, 4))
+    tensor([1.3863])
+
+    ```
+    """
+    check_logits(student_logits, teacher_logits)
+    check_temperature(temperature)
+    student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    teacher_probs = F.softmax(teacher_logits.float() / temperature, dim=-1)
+    return -(teacher_probs * student_log_probs).sum(dim=-1) * temperature**2
+
+
+def decoupled_distillation_loss(student_logits, teacher_logits, temperature=1.0, target_weight=1.0, other_weight=8.0):
+    """
+    Decoupled distillation: T² · (`target_weight` · TCKD + `other_weight` · NCKD) of softmax(logits / T), where TCKD is
+    the divergence of (target, all others together) and NCKD that among the others. With weights 1 and 1 − p_target it
+    is [`kl_distillation_loss`], in which a sure teacher's dark knowledge hardly counts. The target is the teacher's
+    most likely label, where the paper has the true one: rows without a label have one too.
+
+    Args:
+        student_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled.
+        teacher_logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled, detached.
+        temperature (`float`, *optional*, defaults to `1.0`): Softening T > 0, unitless.
+        target_weight (`float`, *optional*, defaults to `1.0`): The paper's α.
+        other_weight (`float`, *optional*, defaults to `8.0`): The paper's β, 8 in its CIFAR-100 experiments.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, nats × T².
+
+    Raises:
+        `ValueError`: If the shapes differ or `temperature` is not positive.
+
+    Source: Zhao et al. 2022, https://arxiv.org/abs/2203.08679
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
+    >>> decoupled_distillation_loss(logits, logits, temperature=4.0)
+    tensor([0.])
+
+    ```
+    """
+    check_logits(student_logits, teacher_logits)
+    check_temperature(temperature)
+    is_target = F.one_hot(teacher_logits.argmax(dim=-1), teacher_logits.shape[-1]).bool()
+
+    def parts(logits):
+        log_probs = F.log_softmax(logits.float() / temperature, dim=-1)
+        others = log_probs[~is_target].reshape(len(logits), -1)
+        all_others = others.logsumexp(dim=-1)
+        binary = torch.stack([log_probs[is_target], all_others], dim=-1)
+        return binary, others - all_others[:, None]
+
+    (student_binary, student_others), (teacher_binary, teacher_others) = parts(student_logits), parts(teacher_logits)
+    target = F.kl_div(student_binary, teacher_binary, reduction="none", log_target=True).sum(dim=-1)
+    other = F.kl_div(student_others, teacher_others, reduction="none", log_target=True).sum(dim=-1)
+    return (target_weight * target + other_weight * other) * temperature**2
+
+
+def standardize_logits(logits):
+    """
+    Logits with mean 0 and standard deviation 1 in every row: what is left to learn is their ranking and proportions,
+    not their scale, which a small student cannot reach.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Unscaled.
+
+    Returns:
+        `torch.Tensor` of the same shape, float32.
+
+    Source: Sun et al. 2024, https://arxiv.org/abs/2403.01643
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> standardize_logits(torch.tensor([[1.0, 3.0]]))
+    tensor([[-1.0000,  1.0000]])
+
+    ```
+    """
+    logits = logits.float()
+    return (logits - logits.mean(dim=-1, keepdim=True)) / (logits.std(dim=-1, keepdim=True, correction=0) + 1e-7)

@@ -19,10 +19,21 @@ from .base_trainer import ClassificationTrainer
 from .batches import TEACHER_PREFIX, DistillationCollator
 from .errors import InputError
 from .loading import named_labels
-from .losses import kl_distillation_loss, logit_mse_loss, task_loss
+from .losses import (
+    decoupled_distillation_loss,
+    kl_distillation_loss,
+    logit_mse_loss,
+    soft_cross_entropy_loss,
+    standardize_logits,
+    task_loss,
+)
 from .teacher import align_labels
 
 logger = logging.getLogger(__name__)
+
+
+# The losses of --kd_loss that take a temperature.
+KD_LOSSES = {"kl": kl_distillation_loss, "ce": soft_cross_entropy_loss, "dkd": decoupled_distillation_loss}
 
 
 class AdversarialTrainer(ClassificationTrainer):
@@ -309,13 +320,23 @@ class DistillationTrainer(AdversarialTrainer):
 
     def mix(self, task, kd):
         """`alpha` · task + (1 − `alpha`) · kd, or the task alone where there is no teacher."""
-        return task if kd is None else self.args.alpha * task + (1 - self.args.alpha) * kd
+        alpha = self.scheduled(self.args.alpha, self.args.final_alpha)
+        return task if kd is None else alpha * task + (1 - alpha) * kd
 
     def distillation_loss(self, student_logits, teacher_logits):
         """The loss that `--kd_loss` names: two `(batch_size, num_labels)` logits to `(batch_size,)` values."""
+        if self.args.standardize_logits:
+            student_logits, teacher_logits = standardize_logits(student_logits), standardize_logits(teacher_logits)
         if self.args.kd_loss == "mse":
             return logit_mse_loss(student_logits, teacher_logits)
-        return kl_distillation_loss(student_logits, teacher_logits, self.args.temperature)
+        temperature = self.scheduled(self.args.temperature, self.args.final_temperature)
+        return KD_LOSSES[self.args.kd_loss](student_logits, teacher_logits, temperature)
+
+    def scheduled(self, first, final):
+        """A number that goes from `first` to `final` in a straight line over the training; None for one that stays."""
+        if final is None or self.state.max_steps <= 0:
+            return first
+        return first + (final - first) * min(1.0, self.state.global_step / self.state.max_steps)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if inputs.get("labels") is None:

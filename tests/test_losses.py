@@ -5,7 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_trainer.losses import cross_entropy_loss, kl_distillation_loss, logit_mse_loss, task_loss
+from kd_trainer.losses import (
+    cross_entropy_loss,
+    decoupled_distillation_loss,
+    kl_distillation_loss,
+    logit_mse_loss,
+    soft_cross_entropy_loss,
+    standardize_logits,
+    task_loss,
+)
 
 TEMPERATURES = [0.5, 1.0, 2.0, 4.0, 8.0, 20.0]
 ROWS, LABELS = 32, 5
@@ -188,7 +196,9 @@ def test_half_precision_logits_give_float32_losses(dtype):
         assert losses.dtype == torch.float32 and torch.equal(losses, reference[name]), name
 
 
-@pytest.mark.parametrize("loss", [kl_distillation_loss, logit_mse_loss])
+@pytest.mark.parametrize(
+    "loss", [kl_distillation_loss, logit_mse_loss, soft_cross_entropy_loss, decoupled_distillation_loss]
+)
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (1, 3)), ((3,), (3,)), ((2, 3, 1), (2, 3, 1))])
 def test_logits_that_do_not_match_are_refused(loss, shapes):
     with pytest.raises(ValueError, match="same labels"):
@@ -213,3 +223,64 @@ def test_unknown_problem_type_is_refused(kind, problem_type):
 def test_labels_of_another_shape_are_refused(problem_type, shape):
     with pytest.raises(ValueError):
         task_loss(torch.zeros(2, 3), torch.zeros(shape), problem_type)
+
+
+def pair(seed, rows=6, labels=5):
+    generator = torch.Generator().manual_seed(seed)
+    return [3 * torch.randn(rows, labels, generator=generator) for _ in range(2)]
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_soft_cross_entropy_is_kl_plus_the_teachers_entropy(temperature):
+    student, teacher = pair(0)
+    student.requires_grad_()
+    probs = np.exp(teacher.double().numpy() / temperature)
+    probs /= probs.sum(axis=-1, keepdims=True)
+    entropy = -(probs * np.log(probs)).sum(axis=-1) * temperature**2
+    soft = soft_cross_entropy_loss(student, teacher, temperature)
+    kl = kl_distillation_loss(student, teacher, temperature)
+    np.testing.assert_allclose((soft - kl).detach().numpy(), entropy, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(loss.sum(), student)[0] for loss in (soft, kl)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_decoupled_parts_make_up_the_divergence(temperature):
+    student, teacher = pair(1)
+    at_target = F.softmax(teacher / temperature, dim=-1).amax(dim=-1)
+    target = decoupled_distillation_loss(student, teacher, temperature, 1.0, 0.0)
+    others = decoupled_distillation_loss(student, teacher, temperature, 0.0, 1.0)
+    expected = kl_distillation_loss(student, teacher, temperature)
+    torch.testing.assert_close(target + (1 - at_target) * others, expected, rtol=1e-3, atol=1e-3)
+    weighted = decoupled_distillation_loss(student, teacher, temperature, 2.0, 0.5)
+    torch.testing.assert_close(weighted, 2 * target + 0.5 * others)
+    assert decoupled_distillation_loss(teacher, teacher, temperature).abs().max() < 1e-3
+
+
+def test_decoupled_loss_of_two_labels_is_that_of_the_target_alone():
+    student, teacher = pair(2, labels=2)
+    torch.testing.assert_close(
+        decoupled_distillation_loss(student, teacher, 2.0, 1.0, 8.0), kl_distillation_loss(student, teacher, 2.0)
+    )
+
+
+def test_standard_logits_know_neither_scale_nor_shift():
+    logits, _ = pair(3)
+    found = standardize_logits(logits)
+    values = logits.numpy()
+    expected = (values - values.mean(-1, keepdims=True)) / values.std(-1, keepdims=True)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(standardize_logits(7 * logits + 3), found, rtol=1e-4, atol=1e-4)
+    assert standardize_logits(torch.ones(1, 3)).isfinite().all()
+
+
+def test_new_losses_are_finite_for_extreme_logits():
+    student = torch.tensor([[200.0, -200.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[-200.0, 200.0, 0.0]])
+    for loss in (soft_cross_entropy_loss, decoupled_distillation_loss):
+        value = loss(student, teacher, 1.0)
+        (gradient,) = torch.autograd.grad(value.sum(), student)
+        assert value.isfinite().all() and gradient.isfinite().all()
+        for temperature in (0.0, float("nan")):
+            with pytest.raises(ValueError, match="temperature"):
+                loss(student, teacher, temperature)

@@ -694,3 +694,28 @@ def test_evaluation_that_does_not_give_one_answer_a_row_keeps_the_order_of_the_d
         np.concatenate(np.atleast_2d(labels) if "dataloader_drop_last" in flags else labels).tolist()
         == (dataset["labels"][: len(np.hstack(labels))])
     )
+
+
+@pytest.mark.parametrize("kd_loss", ["kl", "ce", "dkd", "mse"])
+@pytest.mark.parametrize("standard", [False, True])
+def test_alpha_and_temperature_go_in_a_straight_line(lab, kd_loss, standard):
+    from kd_trainer import losses
+
+    functions = {"kl": "kl_distillation_loss", "ce": "soft_cross_entropy_loss", "dkd": "decoupled_distillation_loss"}
+    args = {"alpha": 0.2, "final_alpha": 0.8, "temperature": 4.0, "final_temperature": 2.0}
+    args |= {"kd_loss": kd_loss, "standardize_logits": standard}
+    model = lab.student()
+    trainer = lab.trainer(model, lab.dataset(), args=args)
+    logits, teacher_logits = lab.logits(model, 32), lab.teacher_logits[:32]
+    task = torch.nn.functional.cross_entropy(logits, lab.targets(32))
+    if standard:
+        logits, teacher_logits = losses.standardize_logits(logits), losses.standardize_logits(teacher_logits)
+    batch = {**lab.padded("bilstm", 32), "labels": lab.targets(32), "teacher_logits": lab.teacher_logits[:32]}
+    trainer.state.max_steps = 10
+    for step, alpha, temperature in ((0, 0.2, 4.0), (5, 0.5, 3.0), (10, 0.8, 2.0)):
+        trainer.state.global_step = step
+        if kd_loss == "mse":
+            kd = losses.logit_mse_loss(logits, teacher_logits).mean()
+        else:
+            kd = getattr(losses, functions[kd_loss])(logits, teacher_logits, temperature).mean()
+        torch.testing.assert_close(trainer.batch_loss(model, batch)[0], alpha * task + (1 - alpha) * kd)
