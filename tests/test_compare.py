@@ -434,7 +434,7 @@ def test_a_teacher_that_is_named_stays_the_one_that_is_named(data, tmp_path):
         recipe = write_recipe(tmp_path, "one", {**settings, "teacher_name_or_path": named}, "run_distill.py")
         (experiment,) = compare.plan([str(recipe)], flags, [1], tmp_path / "out")
         *_, found, _ = importlib.import_module("run_distill").make_parser().parse(experiment.arguments(tmp_path, 1))
-        assert found["teacher_name_or_path"] == "mine" and experiment.flags == (*flags, "--bf16=false")
+        assert found["teacher_name_or_path"] == ["mine"] and experiment.flags == (*flags, "--bf16=false")
 
 
 def test_two_teachers_of_one_name_have_folders_of_their_own(data, tmp_path, pretended):
