@@ -119,7 +119,8 @@ class ClassificationTrainer(Trainer):
 
     def get_decay_parameter_names(self, model):
         # A row would decay at the steps that touch it alone.
-        return [name for name in super().get_decay_parameter_names(model) if name not in sparse_names(model)]
+        tables = sparse_names(model)
+        return [name for name in super().get_decay_parameter_names(model) if name not in tables]
 
     def clip_grad_norm(self, parameters, max_norm, norm_type=2):
         """As `Accelerator.clip_grad_norm_`, for gradients of which some are sparse."""

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from transformers import set_seed
 
-from .arguments import DataArguments, TeacherArguments
+from .arguments import AdversarialTrainingArguments, DataArguments, DistillationTrainingArguments, TeacherArguments
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .building import get_student
 from .ensemble import ColumnTeacher, Ensemble, Teacher, check_weights
@@ -37,9 +37,10 @@ logger = logging.getLogger(__name__)
 
 # Settings of a distillation that do not concern the same student trained alone.
 DISTILLATION_SETTINGS = {
-    *(field.name for field in dataclasses.fields(TeacherArguments)), "alpha", "temperature", "kd_loss",
-    "standardize_logits", "final_alpha", "final_temperature", "output_dir",
-    "overwrite_output_dir", "resume_from_checkpoint", "predict_file", "predict_output",
+    *(field.name for field in dataclasses.fields(TeacherArguments)),
+    *(field.name for field in dataclasses.fields(DistillationTrainingArguments)),
+} - {field.name for field in dataclasses.fields(AdversarialTrainingArguments)} | {
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "predict_file", "predict_output",
 }  # fmt: skip
 # Settings of the command line that also hold for a teacher that is trained first: the data, where to run, what to show.
 SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - {"max_seq_length"} | {

@@ -132,6 +132,34 @@ def find_columns(columns, text_column, label_column, source, need_labels):
     )
 
 
+def check_cells(cells, columns, path, line):
+    """Refuses a line of more or fewer cells than the header."""
+    if len(cells) != len(columns):
+        raise InputError(
+            f"{path} line {line}: {len(cells)} cells where the header has {len(columns)}: mend or remove the line"
+        )
+
+
+def check_item(item, text, path, number):
+    """Refuses an object without its text."""
+    if text not in item:
+        raise InputError(
+            f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
+        )
+
+
+def open_parquet(path):
+    """A `pyarrow.parquet.ParquetFile`, its failure said in one line."""
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: check the path") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): check the file"
+        ) from None
+
+
 def read_table(path, records, columns, chosen, answer_column):
     """Rows of a file with a header: `records` yields `(line, cells)`."""
     text_column, label_column = chosen
@@ -140,10 +168,7 @@ def read_table(path, records, columns, chosen, answer_column):
     answer_index = columns.index(answer_column) if answer_column in columns else None
     rows = Rows(str(path), answers=None if answer_index is None else [])
     for line, cells in records:
-        if len(cells) != len(columns):
-            raise InputError(
-                f"{path} line {line}: {len(cells)} cells where the header has {len(columns)}: mend or remove the line"
-            )
+        check_cells(cells, columns, path, line)
         rows.add(line, cells[text_index], None if label_index is None else cells[label_index])
         if answer_index is not None:
             rows.answers.append(cells[answer_index])
@@ -210,10 +235,7 @@ def read_json(path, text_column, label_column, need_labels, answer_column):
     text, label = find_columns(columns, text_column, label_column, path, need_labels)
     rows = Rows(str(path), answers=[] if answer_column in columns else None)
     for number, item in records:
-        if text not in item:
-            raise InputError(
-                f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
-            )
+        check_item(item, text, path, number)
         rows.add(number, item[text], None if label is None else item.get(label))
         if rows.answers is not None:
             rows.answers.append(item.get(answer_column))
@@ -222,14 +244,7 @@ def read_json(path, text_column, label_column, need_labels, answer_column):
 
 def read_parquet(path, text_column, label_column, need_labels, answer_column):
     """Rows of a parquet file; what stands in for a line is the row's number."""
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: check the path") from None
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(
-            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): check the file"
-        ) from None
+    file = open_parquet(path)
     text, label = find_columns(file.schema_arrow.names, text_column, label_column, path, need_labels)
     rows = Rows(str(path))
     try:
@@ -364,8 +379,7 @@ def iterate_texts(path, text_column=None):
     """
     path = Path(path)
     if path.suffix == ".txt":
-        numbered = enumerate(decoded_lines(path), start=1)
-        cells = ((number, line) for number, line in numbered)
+        cells = enumerate(decoded_lines(path), start=1)
     elif path.suffix in (".csv", ".tsv"):
         cells = iterate_table(path, text_column)
     elif path.suffix in (".json", ".jsonl"):
@@ -387,10 +401,7 @@ def iterate_table(path, text_column):
     text, _ = find_columns(columns, text_column, None, path, need_labels=False)
     index = columns.index(text)
     for line, cells in records:
-        if len(cells) != len(columns):
-            raise InputError(
-                f"{path} line {line}: {len(cells)} cells where the header has {len(columns)}: mend or remove the line"
-            )
+        check_cells(cells, columns, path, line)
         yield line, cells[index]
 
 
@@ -400,23 +411,16 @@ def iterate_json(path, text_column):
     for number, item in json_records(path):
         if text is None:
             text, _ = find_columns(list(item), text_column, None, path, need_labels=False)
-        if text not in item:
-            raise InputError(
-                f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
-            )
+        check_item(item, text, path, number)
         yield number, item[text]
 
 
 def iterate_parquet(path, text_column):
     """`(row, text)` of a parquet file, a piece at a time."""
+    file = open_parquet(path)
+    text, _ = find_columns(file.schema_arrow.names, text_column, None, path, need_labels=False)
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        text, _ = find_columns(file.schema_arrow.names, text_column, None, path, need_labels=False)
         cells = (cell for batch in file.iter_batches(columns=[text]) for cell in batch[text].to_pylist())
         yield from enumerate(cells, start=1)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: check the path") from None
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(
-            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}): check the file"
-        ) from None
+        raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None
