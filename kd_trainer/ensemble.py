@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .arguments import TeacherArguments
@@ -14,12 +15,6 @@ from .robustness import measure_robustness
 from .teacher import cached_logits
 
 logger = logging.getLogger(__name__)
-
-
-def log_softmax(logits):
-    """Logarithms of the probabilities of `(num_rows, num_labels)` logits, float32."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
 
 
 @dataclass
@@ -122,9 +117,10 @@ class Ensemble:
         """One array of the members' logits, `(num_rows, num_labels)`."""
         if len(answers) == 1:
             return answers[0]
-        weights = np.asarray(self.weights, dtype=np.float32) / sum(self.weights)
-        mean = sum(weight * log_softmax(answer) for weight, answer in zip(weights, answers, strict=True))
-        return log_softmax(mean)
+        weights = np.asarray(self.weights) / sum(self.weights)
+        log_probs = (log_softmax(answer.astype(np.float64), axis=-1) for answer in answers)
+        mean = sum(weight * one for weight, one in zip(weights, log_probs, strict=True))
+        return log_softmax(mean, axis=-1).astype(np.float32)
 
     def logits(self, split, run, half=False):
         """
