@@ -80,6 +80,13 @@ class StudentArguments(ModelArguments):
         },
     )
     embedding_size: int = field(default=300, metadata={"help": "Width of a token's embedding."})
+    embedding_init: str | None = field(
+        default=None,
+        metadata={
+            "help": "First token embeddings: 'teacher', those of the teacher, or a text file of word2vec, GloVe or "
+            "fastText, plain or .gz. Wider ones are reduced by PCA. Default: random."
+        },
+    )
     hidden_size: int = field(
         default=384, metadata={"help": "Width of the LSTM's state per direction, filters per width, a bag's layers."}
     )

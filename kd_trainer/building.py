@@ -6,6 +6,7 @@ import logging
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from .arguments import ModelArguments, StudentArguments
+from .embeddings import init_embeddings
 from .errors import InputError
 from .loading import describe_labels, hub_arguments, load_classifier, load_or_explain, load_tokenizer
 from .modeling_bag import BagForSequenceClassification
@@ -23,7 +24,7 @@ STUDENTS = {
 }
 # The flags of a new student, each a field of the same name in one of their configurations.
 STUDENT_FLAGS = {field.name for field in dataclasses.fields(StudentArguments)} - {
-    *(field.name for field in dataclasses.fields(ModelArguments)), "student_type",
+    *(field.name for field in dataclasses.fields(ModelArguments)), "student_type", "embedding_init",
 }  # fmt: skip
 
 
@@ -150,16 +151,17 @@ def get_transformer(model_args, data, max_length, training=True, what="model"):
     return model, tokenizer
 
 
-def get_student(student_args, data, max_length, training=True, teacher_tokenizer=None):
+def get_student(student_args, data, max_length, training=True, teacher=None, teacher_tokenizer=None):
     """
     A new student of `--student_type`, unless the flags name another; as [`get_transformer`].
 
     Args:
+        teacher (`PreTrainedModel`, *optional*): Whose embeddings `--embedding_init teacher` means.
         teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): What `--tokenizer_type teacher` means.
     """
     check_start(student_args, training)
     if student_args.model_name_or_path is not None or student_args.config_name is not None:
-        warn_of_idle(student_args, {*STUDENT_FLAGS, "student_type"}, "they are for a new student")
+        warn_of_idle(student_args, {*STUDENT_FLAGS, "student_type", "embedding_init"}, "they are for a new student")
         return get_transformer(student_args, data, max_length, training, "student")
     if (
         student_args.tokenizer_type == "teacher"
@@ -183,9 +185,12 @@ def get_student(student_args, data, max_length, training=True, teacher_tokenizer
     except ValueError as error:
         raise InputError(f"--{error}") from error
     try:
-        return student_class(config), tokenizer
+        student = student_class(config)
     except RuntimeError as error:  # torch's word for a lack of memory
         reason = " ".join(str(error).split())[-120:]
         raise InputError(
             f"a student of these sizes does not fit into memory ({reason}): choose smaller ones"
         ) from error
+    if student_args.embedding_init is not None:
+        init_embeddings(student, tokenizer, student_args.embedding_init, teacher, teacher_tokenizer)
+    return student, tokenizer

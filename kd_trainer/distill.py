@@ -156,10 +156,16 @@ def reported_seconds(name):
         return None
 
 
-def new_student(run, student_args, data, teacher_tokenizer=None):
-    """The student and its tokenizer; the same seed gives the same first weights with and without a teacher."""
+def new_student(run, student_args, data, teacher=None, taught=False):
+    """
+    The student and its tokenizer; the same seed gives the same first weights with and without a teacher. A student that
+    is not `taught` has no embeddings of the teacher ([`Ensemble`]) either, but may share its tokenizer.
+    """
     set_seed(run.args.seed)
-    return get_student(student_args, data, run.data_args.max_seq_length, run.args.do_train, teacher_tokenizer)
+    if student_args.embedding_init == "teacher" and not taught:
+        student_args = dataclasses.replace(student_args, embedding_init=None)
+    first = (teacher.models[0].model, teacher.models[0].tokenizer) if teacher is not None and teacher.models else ()
+    return get_student(student_args, data, run.data_args.max_seq_length, run.args.do_train, *first)
 
 
 def alone_dir(run):
@@ -255,7 +261,7 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
         `tuple`: The row, the logits on the split reported, the trainer (None where there was nothing to train), the
         student, its tokenizer.
     """
-    student, tokenizer = new_student(run, student_args, data, teacher.tokenizer)
+    student, tokenizer = new_student(run, student_args, data, teacher, taught)
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
     trainer, seconds = None, None
     if run.args.do_train:

@@ -122,8 +122,6 @@ def start_run(settings, args, data_args, run_args):
         check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
-    if args.bf16 and "bf16" not in settings:
-        logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
     if args.world_size > 1:
         # A launcher that starts a world of 1 by mistake would otherwise go unnoticed.
         logger.info(f"world size {args.world_size}")
@@ -192,6 +190,8 @@ def train_model(run, trainer, data):
         `float`: Seconds of training, those before a resumed checkpoint included.
     """
     claim_output_dir(run.settings, run.args, run.checkpoint, data.digest())
+    if run.args.bf16 and "bf16" not in run.settings:
+        logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
     model = f"{type(trainer.model).__name__} of {trainer.model.num_parameters():,} parameters"
     logger.info(f"{type(trainer).__name__}: {model}, {len(trainer.train_dataset)} rows, into {run.output_dir}")
     clock = TrainingClock(run.checkpoint)

@@ -524,6 +524,21 @@ def test_every_kind_of_student_is_distilled_with_ngrams(distil_flags, tmp_path, 
     assert model.ngrams.table.weight.any() and not model.ngrams.table.weight[0].any()
 
 
+def test_the_teachers_embeddings_are_for_the_student_that_it_teaches(distil_flags, tmp_path, caplog):
+    flags = ["--tokenizer_type=teacher", "--embedding_init=teacher", "--embedding_size=16", "--compare_student"]
+    run_distill.main([*distil_flags, *flags])
+    assert caplog.text.count("embeddings of the teacher: ") == 1
+    # A rate of almost nothing leaves the first embeddings as they are.
+    run_distill.main([*distil_flags, *flags, "--learning_rate=1e-12", f"--output_dir={tmp_path / 'still'}"])
+    weights = [
+        load_file(tmp_path / name / "model.safetensors")["embeddings.weight"] for name in ("still", "still-alone")
+    ]
+    teacher = distil_flags[[flag.startswith("--teacher_name") for flag in distil_flags].index(True)].split("=")[1]
+    table = load_file(Path(teacher) / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    torch.testing.assert_close(weights[0][1:], table[1:], atol=1e-6, rtol=0)
+    assert not torch.allclose(weights[1][1:], table[1:], atol=0.01)
+
+
 def test_an_online_teacher_teaches_variants_too(distil_flags, tmp_path):
     run_distill.main([*distil_flags, "--teacher_mode=online", "--augment", "drop", "--num_augmented=3"])
     state = json.loads((tmp_path / "distilled" / "trainer_state.json").read_text())
