@@ -31,6 +31,7 @@ EXPORTS = {
     "predict_logits": "inference",
     "soft_cross_entropy_loss": "losses",
     "standardize_logits": "losses",
+    "teacher_answers": "answers",
     "tokenize": "batches",
 }
 __all__ = list(EXPORTS)

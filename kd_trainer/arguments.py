@@ -126,11 +126,21 @@ class TeacherArguments:
     )
     teacher_weights: list[float] | None = field(
         default=None,
-        metadata={"help": "Weight of each teacher in that mean, the one of --teacher_column last. Default: equal."},
+        metadata={
+            "help": "Weight of each teacher in that mean, those of --linear_teacher and --teacher_column last. "
+            "Default: equal."
+        },
     )
     teacher_recipe: str | None = field(
         default=None,
         metadata={"help": "Recipe of run_teacher.py; followed first when no trained teacher is there."},
+    )
+    linear_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit a linear model of the training split's n-grams in seconds, which teaches too, or alone where "
+            "no other teacher is named."
+        },
     )
     teacher_column: str | None = field(
         default=None,

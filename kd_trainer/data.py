@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .answers import are_probabilities, to_logits
 from .batches import NO_LABEL
 from .errors import InputError
 from .files import Rows, decoded_lines, find_columns, read_rows
@@ -150,9 +151,6 @@ def encode_labels(rows, label_names):
     return [NO_LABEL if label is None else ids[label] for label in rows.labels]
 
 
-LEAST_PROBABILITY = 1e-5  # of an answer that rules a label out: its logarithm must be a number
-
-
 def encode_answers(rows, label_names):
     """
     A teacher's answers to the rows as logits, `np.ndarray` of shape `(num_rows, num_labels)`, float32. Where all of
@@ -178,9 +176,9 @@ def encode_answers(rows, label_names):
                 f"{rows.source} line {line}: the teacher's answer {str(cell)[:60]!r} is not {len(label_names)} finite "
                 f"numbers for {', '.join(label_names)[:80]}: mend the cell or --teacher_column"
             )
-    are_probabilities = (answers >= 0).all() and (np.abs(answers.sum(axis=1) - 1) < 0.01).all()
-    logger.info(f"{rows.source}: the teacher's answers are {'probabilities' if are_probabilities else 'logits'}")
-    return np.log(answers.clip(min=LEAST_PROBABILITY)) if are_probabilities else answers
+    kind = "probabilities" if are_probabilities(answers) else "logits"
+    logger.info(f"{rows.source}: the teacher's answers are {kind}")
+    return to_logits(answers)
 
 
 def check_labelled(rows, encoded, purpose):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import time
 from pathlib import Path
 
 import datasets
@@ -13,8 +14,9 @@ from transformers import set_seed
 from .arguments import AdversarialTrainingArguments, DataArguments, DistillationTrainingArguments, TeacherArguments
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .building import get_student
-from .ensemble import ColumnTeacher, Ensemble, Teacher, check_weights
+from .ensemble import ClassifierTeacher, ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
+from .linear import fit_linear
 from .loading import fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
 from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
@@ -67,15 +69,17 @@ def find_teachers(run, teacher_args, given, parser, train_teacher):
         parser ([`ScriptParser`]), train_teacher (`Callable`): Parser and `main` of `run_teacher.py`.
 
     Returns:
-        `list[str]`: Folders or names on the hub; none where the data alone has answers.
+        `list[str]`: Folders or names on the hub; none where only others teach.
 
     Raises:
         `InputError`: When nobody is named who teaches, or the teacher cannot be trained.
     """
     names, recipe = teacher_args.teacher_name_or_path or [], teacher_args.teacher_recipe
     if not names and recipe is None:
-        if teacher_args.teacher_column is None:
-            raise InputError("no teacher: give --teacher_name_or_path, --teacher_recipe or --teacher_column")
+        if teacher_args.teacher_column is None and not teacher_args.linear_teacher:
+            raise InputError(
+                "no teacher: give --teacher_name_or_path, --teacher_recipe, --teacher_column or --linear_teacher"
+            )
         return []
     if recipe is not None and len(names) > 1:
         raise InputError("--teacher_recipe trains one teacher: train the others with run_teacher.py and name them all")
@@ -110,7 +114,8 @@ def follow_recipe(recipe, name, given, parser, train_teacher):
 
 def load_teachers(names, teacher_args, student_args, data, max_seq_length):
     """
-    The teachers, their labels matched to the data's by name, and whoever gave the answers that stand in the data.
+    The teachers: the models, their labels matched to the data's by name; a linear model, fitted here; whoever gave the
+    answers that stand in the data.
 
     Args:
         names (`list[str]`): Folders or names on the hub.
@@ -126,11 +131,25 @@ def load_teachers(names, teacher_args, student_args, data, max_seq_length):
         `InputError`: When one cannot be loaded or its labels are others.
     """
     members = [load_teacher(name, teacher_args, student_args, data, max_seq_length) for name in names]
+    if teacher_args.linear_teacher:
+        members.append(fit_linear_teacher(data))
     if data.has_answers:
         members.append(ColumnTeacher())
     if teacher_args.teacher_mode == "online" and (len(members) > 1 or not names):
-        raise InputError("--teacher_mode online is for one model: use 'cached' for several or for a column")
+        raise InputError("--teacher_mode online is for one model: use 'cached' for several or for others")
     return Ensemble(members, check_weights(teacher_args.teacher_weights, len(members)), teacher_args)
+
+
+def fit_linear_teacher(data):
+    """The [`ClassifierTeacher`] of `--linear_teacher`, fitted on the labelled rows of the training split."""
+    if "train" not in data.splits:
+        raise InputError("--linear_teacher is fitted on the training split: give --do_train")
+    train = data.splits["train"].filter(lambda label: label != NO_LABEL, input_columns="labels")
+    start = time.perf_counter()
+    model = fit_linear(train["text"][:], train["labels"][:])
+    seconds = time.perf_counter() - start
+    logger.info(f"linear teacher of {model[0].analyzer} n-grams fitted on {len(train)} rows in {seconds:.1f} s")
+    return ClassifierTeacher(model, data.label_names, seconds)
 
 
 def load_teacher(name, teacher_args, student_args, data, max_seq_length):

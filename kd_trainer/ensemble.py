@@ -2,11 +2,13 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .answers import teacher_answers
 from .arguments import TeacherArguments
 from .errors import InputError
 from .metrics import agreement, score_logits
@@ -76,12 +78,36 @@ class ColumnTeacher:
 
 
 @dataclass
+class ClassifierTeacher:
+    """
+    A classifier of another kind, see [`teacher_answers`].
+
+    Args:
+        classifier (scikit-learn classifier or `Callable`): Fitted.
+        label_names (`list[str]`): The data's.
+        train_seconds (`float`, *optional*): None when unknown.
+    """
+
+    classifier: Any
+    label_names: list[str]
+    train_seconds: float | None = None
+
+    def logits(self, split, run, half=False):
+        """Logits of a split's texts in the data's label order."""
+        return teacher_answers(self.classifier, split["text"], self.label_names)
+
+    def row(self, texts, labels, logits):
+        """Its scores; its size and speed are not those of a model of torch."""
+        return {**dict.fromkeys(COLUMNS), **score_logits(logits, labels), "train_seconds": self.train_seconds}
+
+
+@dataclass
 class Ensemble:
     """
     Several teachers as one, who says the weighted mean of their log-probabilities; a single one says its own logits.
 
     Args:
-        members (`list[Teacher | ColumnTeacher]`): At least one.
+        members (`list[Teacher | ClassifierTeacher | ColumnTeacher]`): At least one.
         weights (`list[float]`): Theirs; only the ratios matter.
         args ([`TeacherArguments`]): All flags.
 

@@ -9,9 +9,9 @@ import kd_trainer
 
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
-    | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings"}
+    | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers"}
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
-    {"batches", "data", "transfer", "loading", "building", "teacher", "output_folder", "robustness"},
+    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
     {"report", "ensemble", "workflow", "distill", "comparison", "compare"},
 ]

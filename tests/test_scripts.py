@@ -499,6 +499,25 @@ def test_two_teachers_a_column_and_a_transfer_set_in_one_run(distil_flags, data,
     assert "teacher" not in report and report["distilled"]["agreement"] is None
 
 
+def test_a_linear_model_teaches_alone_and_with_others(distil_flags, tmp_path):
+    model = ["--linear_teacher", "--augment", "drop", "--num_augmented=2", "--compare_student"]
+    run_distill.main([*distil_flags, *model, "--teacher_weights", "1", "2"])
+    members = read_report(tmp_path / "distilled")["teacher"]["members"]
+    assert members[0]["parameters"] and members[1]["parameters"] is None
+    alone = [flag for flag in distil_flags if not flag.startswith("--teacher_name")]
+    run_distill.main([*alone, *model, f"--output_dir={tmp_path / 'alone'}"])
+    report = read_report(tmp_path / "alone")
+    assert report["teacher"]["accuracy"] == members[1]["accuracy"] > 0.9
+    assert report["distilled"]["accuracy"] > 0.8 and report["teacher"]["latency_ms"] is None
+    for flags, parts in (
+        (["--teacher_mode=online"], ("--teacher_mode online",)),
+        (["--max_train_samples=12"], ("--linear_teacher", "5 training rows")),
+        (["--embedding_init=teacher"], ("--embedding_init teacher", "needs a model")),
+    ):
+        with refused(*parts):
+            run_distill.main([*alone, *model, *flags, f"--output_dir={tmp_path / 'refused'}"])
+
+
 def test_teachers_that_cannot_teach_together_are_refused(distil_flags, teacher, tmp_path):
     both = [*distil_flags, "--teacher_name_or_path", str(teacher), str(teacher)]
     for flags, parts in (
