@@ -35,6 +35,8 @@ logger = logging.getLogger("kd_trainer.compare")  # its name with python -m, too
 
 # A script's row of its report.
 ROWS = {"run_teacher": "teacher", "run_student": "student", "run_distill": "distilled"}
+# Settings that name who teaches.
+TEACHERS = ("teacher_name_or_path", "linear_teacher", "teacher_column")
 # Without CUDA there is no fp16 autocast worth the name: bf16 stands for it, and the row says so.
 IN_PLACE_OF_FP16 = ("--fp16=false", "--bf16=true", "--use_cpu=true")
 
@@ -118,8 +120,8 @@ def make_experiment(recipe, flags, output_dir):
     teacher = settings.get("teacher_recipe")
     if teacher is not None:
         make_parser_of("run_teacher").parse([teacher, "--use_cpu", "--fp16=false"])
-    elif script == "run_distill" and settings.get("teacher_name_or_path") is None:
-        raise InputError(f"{recipe}: no teacher: give teacher_recipe or teacher_name_or_path")
+    elif script == "run_distill" and not any(settings.get(name) for name in TEACHERS):
+        raise InputError(f"{recipe}: no teacher: give teacher_recipe, or {' or '.join(TEACHERS)}")
     own, _ = parser.read_settings([*parser.recipe_arguments(recipe), *flags])
     wants_fp16 = bool(own.get("fp16"))
     # Rows that say nothing of their precision train in fp32 on every machine: half precision is what others try out.

@@ -74,12 +74,57 @@ def collect(experiments, seeds, output_dir, baseline):
         baseline (`str`): Name of the plain row.
 
     Returns:
-        `tuple[list[dict], SeedVariance]`: `name`, `note`, `seeds`, `accuracy`, `f1`, `train_seconds` (lists over
-        seeds), `robustness` (lists by measure, where it was measured), `difference` and `p`, adjusted for the number
-        of rows (None for the baseline); and what is known of the seeds.
+        `tuple[list[dict], SeedVariance]`: The rows of [`read_all`] with `difference` and `p`, adjusted for the number
+        of rows (None for the baseline), less `correct`; and what is known of the seeds.
 
     Raises:
-        `InputError`: When the runs were scored on different texts, one is damaged, or the baseline has none.
+        `InputError`: As [`read_all`], or when the baseline has no finished run.
+    """
+    rows = read_all(experiments, seeds, output_dir)
+    plain = next((row for row in rows if row["name"] == baseline), None)
+    if plain is None:
+        raise InputError(f"the baseline {baseline} has no finished run: mend it first, its log says what is wrong")
+    others = [row for row in rows if row is not plain]
+    seed_variance = compare_rows(rows, [(row, plain) for row in others])
+    for row in rows:
+        del row["correct"]
+    return rows, seed_variance
+
+
+def compare_rows(rows, pairs):
+    """
+    Gives rows `difference` and `p`, adjusted for the number of pairs; both are None for the others.
+
+    Args:
+        rows (`list[dict]`): Of [`read_all`].
+        pairs (`list[tuple[dict, dict]]`): A row, and the one that it is compared with.
+
+    Returns:
+        [`SeedVariance`]: Pooled over all rows.
+    """
+    seed_variance = SeedVariance.pooled([row["correct"] for row in rows])
+    tests = [paired_test(row["correct"], other["correct"], seed_variance) for row, other in pairs]
+    for row in rows:
+        row["difference"] = row["p"] = None
+    for (row, _), (difference, _), p in zip(pairs, tests, holm([p for _, p in tests]), strict=True):
+        row["difference"], row["p"] = difference, p
+    return seed_variance
+
+
+def read_all(experiments, seeds, output_dir):
+    """
+    The finished runs of all experiments; those of which none is finished are left out.
+
+    Args:
+        experiments (`list[Experiment]`), seeds (`list[int]`), output_dir (`str`): What was run.
+
+    Returns:
+        `list[dict]`: `name`, `note`, `seeds`, `accuracy`, `f1`, `train_seconds` (lists over seeds), `robustness` (lists
+        by measure, where it was measured), `correct` (`(num_runs, num_texts)`, whether a run has a text right).
+
+    Raises:
+        `InputError`: When the runs were scored on different texts or trained on data that has changed, or one is
+            damaged.
     """
     rows = [row for row in (read_runs(experiment, seeds, output_dir) for experiment in experiments) if row]
     if len(set().union(*(row.pop("scored_on") for row in rows))) > 1:
@@ -95,18 +140,7 @@ def collect(experiments, seeds, output_dir, baseline):
             raise InputError(
                 f"the data has changed between the runs {' and '.join(map(str, digests.values()))}: remove one"
             )
-    plain = next((row for row in rows if row["name"] == baseline), None)
-    if plain is None:
-        raise InputError(f"the baseline {baseline} has no finished run: mend it first, its log says what is wrong")
-    seed_variance = SeedVariance.pooled([row["correct"] for row in rows])
-    others = [row for row in rows if row is not plain]
-    tests = [paired_test(row["correct"], plain["correct"], seed_variance) for row in others]
-    plain["difference"] = plain["p"] = None
-    for row, (difference, _), p in zip(others, tests, holm([p for _, p in tests]), strict=True):
-        row["difference"], row["p"] = difference, p
-    for row in rows:
-        del row["correct"]
-    return rows, seed_variance
+    return rows
 
 
 def is_found(row, seed_variance):

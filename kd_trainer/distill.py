@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from accelerate.state import AcceleratorState
 from transformers import set_seed
 
 from .arguments import AdversarialTrainingArguments, DataArguments, DistillationTrainingArguments, TeacherArguments
@@ -106,6 +107,9 @@ def follow_recipe(recipe, name, given, parser, train_teacher):
             train_teacher(command)
         except InputError as error:
             raise InputError(f"the teacher, run_teacher.py {' '.join(command)}: {error}") from error
+        # Its precision, which accelerate keeps for the whole process, need not be the student's (the Trainer does the
+        # same between two searches).
+        AcceleratorState._reset_state()
     elif (Path(name) / RECIPE).exists():
         differing = differing_settings(Path(name), wanted, {"max_predict_samples"})
         if differing:

@@ -217,6 +217,17 @@ def test_recipe_alone_trains_the_teacher_first(data, tmp_path, monkeypatch, capl
     assert "trained otherwise (max_train_samples 64 -> None)" in caplog.text
 
 
+def test_a_teacher_trained_first_may_have_another_precision(data, tmp_path):
+    flags = [*data, "--do_train", "--use_cpu", "--max_steps=2", "--eval_strategy=no", "--save_strategy=no"]
+    recipe = dict(flag.removeprefix("--").split("=", 1) for flag in TEACHER)
+    recipe = {**recipe, "bf16": True, "do_train": True, "max_steps": 2, "output_dir": str(tmp_path / "teacher")}
+    (tmp_path / "teacher.yaml").write_text(json.dumps(recipe))
+    student = [f"--teacher_recipe={tmp_path / 'teacher.yaml'}", f"--teacher_cache_dir={tmp_path / 'cache'}"]
+    run_distill.main([*flags, *student, "--bf16=false", "--hidden_size=8", f"--output_dir={tmp_path / 'student'}"])
+    assert read_report(tmp_path / "teacher")["precision"] == "bf16"
+    assert read_report(tmp_path / "student")["precision"] == "fp32"
+
+
 def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
     run_distill.main(distil_flags)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "distilled").rglob("*")}
