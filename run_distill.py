@@ -4,6 +4,7 @@ Distil a teacher into a student, and say how much of the teacher it kept.
 
     python run_distill.py recipes/demo/distill.yaml
     python run_distill.py recipes/demo/distill.yaml --temperature 2 --output_dir outputs/demo/distilled_t2
+    python run_distill.py recipes/demo/distill.yaml --ablation --ngram_buckets 16384 --augment mask drop
 """
 
 import run_teacher
@@ -14,6 +15,7 @@ def make_parser():
     """The [`ScriptParser`] of this script."""
     # Here, not above: --help need not wait for torch.
     from kd_trainer.arguments import (
+        AblationArguments,
         DataArguments,
         DistillationTrainingArguments,
         RunArguments,
@@ -22,13 +24,18 @@ def make_parser():
     )
     from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
 
-    dataclasses = (StudentArguments, TeacherArguments, DataArguments, RunArguments, DistillationTrainingArguments)
-    return ScriptParser(dataclasses, STUDENT_DEFAULTS, description=__doc__)
+    dataclasses = (StudentArguments, TeacherArguments, AblationArguments, DataArguments, RunArguments)
+    return ScriptParser((*dataclasses, DistillationTrainingArguments), STUDENT_DEFAULTS, description=__doc__)
 
 
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
-    student_args, teacher_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
+    student_args, teacher_args, ablation_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
+    if ablation_args.ablation:
+        from kd_trainer.ablation import ablate
+
+        ablate(settings, ablation_args, args)
+        return
     from kd_trainer.distill import distil, find_teachers, load_teachers, new_student, plan_alone
     from kd_trainer.workflow import get_data, run_alone, start_run
 

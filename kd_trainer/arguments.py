@@ -21,6 +21,12 @@ def check_sizes(arguments, *names, least=1, most=2**31 - 1):
             )
 
 
+def check_seeds(flag, seeds):
+    """Refuses seeds that numpy does not take, or the same one twice."""
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise InputError(f"{flag} {seeds}: give numbers from 0 to 2^32 - 1, each once")
+
+
 @dataclass
 class ModelArguments:
     """Which model to start from: a checkpoint, or a configuration to train from scratch."""
@@ -192,6 +198,30 @@ class TeacherArguments:
 
     def __post_init__(self):
         check_sizes(self, "teacher_max_seq_length", "teacher_batch_size", "num_augmented")
+
+
+@dataclass
+class AblationArguments:
+    """Whether to ask what each part of the distillation is good for, instead of distilling once."""
+
+    _argument_group_name = "ablation"
+
+    ablation: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the student alone, then with the teacher, then with what is given of --embedding_init, "
+            "--ngram_buckets, --augment and --unlabeled_file, one after the other, over several seeds; compare each "
+            "with the one before, in OUTPUT_DIR-ablation. The same command goes on where it was stopped."
+        },
+    )
+    ablation_seeds: list[int] = field(
+        default_factory=lambda: [42, 43, 44], metadata={"help": "--ablation: every stage is run with each."}
+    )
+    ablation_jobs: int = field(default=1, metadata={"help": "--ablation: runs at a time, which share the CPU's cores."})
+
+    def __post_init__(self):
+        check_sizes(self, "ablation_jobs")
+        check_seeds("--ablation_seeds", self.ablation_seeds)
 
 
 @dataclass

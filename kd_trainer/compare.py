@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from .arguments import check_sizes
+from .arguments import check_seeds, check_sizes
 from .comparison import collect, draw, format_comparison, has_robustness
 from .console import run_console
 from .errors import InputError
@@ -287,8 +287,7 @@ def main(argv):
     own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = make_parser().parse_args(own)
     check_sizes(args, "jobs")
-    if len(set(args.seeds)) < len(args.seeds) or not all(0 <= seed < 2**32 for seed in args.seeds):
-        raise InputError(f"--seeds {args.seeds}: give numbers from 0 to 2^32 - 1, each once")
+    check_seeds("--seeds", args.seeds)
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder for the runs and the table")
     try:

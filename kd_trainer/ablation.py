@@ -1,0 +1,215 @@
+"""
+Does each part of a distillation help? `run_distill.py --ablation` adds them one after the other, over several seeds.
+
+The stages are recipes, made from the flags of the whole, in a folder of their own; [`Runner`] runs them.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from .compare import Runner, plan
+from .comparison import LEVEL, compare_rows, is_found, read_all, spread
+from .distill import DISTILLATION_SETTINGS
+from .errors import InputError
+from .output_folder import REPORT, check_writable, plain
+from .report import write_json
+from .significance import bootstrap_interval
+from .workflow import set_logging
+
+logger = logging.getLogger(__name__)
+
+# What each stage adds to the one before: the settings that are held back until then. The first to come is the teacher.
+PARTS = {
+    "embeddings": {"embedding_init"},
+    "ngrams": {"ngram_buckets", "ngram_size", "ngram_order", "ngram_dropout", "ngram_loss_weight"},
+    "augmentation": {"augment", "num_augmented"},
+    "unlabeled": {"unlabeled_file"},
+}
+# The setting that says that a part is wanted at all.
+WANTED = {
+    "embeddings": "embedding_init",
+    "ngrams": "ngram_buckets",
+    "augmentation": "augment",
+    "unlabeled": "unlabeled_file",
+}
+OWN_SETTINGS = {"ablation", "ablation_seeds", "ablation_jobs", "compare_student", "seed", "output_dir", "push_to_hub"}
+
+
+def make_stages(settings):
+    """
+    The settings of every stage: the student alone, then with the teacher, then with one part more at a time.
+
+    Args:
+        settings (`dict[str, Any]`): Of the whole distillation.
+
+    Returns:
+        `dict[str, tuple[str, dict[str, Any]]]`: By its name, a stage's script and settings; parts that the whole does
+        not have are no stages.
+
+    Raises:
+        `InputError`: For a student that is not built but loaded, whose parts are in it already.
+    """
+    for name in ("model_name_or_path", "config_name"):
+        if settings.get(name) is not None:
+            raise InputError(f"--ablation builds the student up from nothing: leave out --{name}")
+    settings = {name: value for name, value in plain(settings).items() if name not in OWN_SETTINGS}
+    held_back = set().union(*PARTS.values())
+    base = {name: value for name, value in settings.items() if name not in held_back}
+    alone = {name: value for name, value in base.items() if name not in DISTILLATION_SETTINGS}
+    if alone.get("tokenizer_type") == "teacher":  # run_student.py knows the tokenizer by its name alone
+        teachers = settings.get("teacher_name_or_path")
+        if not teachers:
+            raise InputError("--ablation with --tokenizer_type teacher: give the teacher's --teacher_name_or_path")
+        del alone["tokenizer_type"]
+        alone.setdefault("tokenizer_name", teachers[0])
+    stages = {"student": ("run_student", alone), "+teacher": ("run_distill", base)}
+    for part, names in PARTS.items():
+        if settings.get(WANTED[part]):
+            base = {**base, **{name: settings[name] for name in names & settings.keys()}}
+            stages[f"+{part}"] = ("run_distill", base)
+    return stages
+
+
+def write_stages(stages, folder):
+    """
+    Writes every stage as a recipe, `FOLDER/+teacher.yaml`; returns their paths, `list[str]`.
+
+    Raises:
+        `InputError`: Where a recipe of that name says something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, (script, settings) in stages.items():
+        path = folder / f"{name}.yaml"
+        text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
+        text = f"# A stage of an ablation.\n# python {script}.py {path}\n\n{text}"
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise InputError(f"{path} says something else: remove {folder}, or choose another --output_dir")
+        path.write_text(text, encoding="utf-8")
+        paths.append(str(path))
+    return paths
+
+
+def format_waterfall(rows, seed_variance, teacher):
+    """
+    The stages as a Markdown table.
+
+    Args:
+        rows (`list[dict]`): Of [`compare_rows`], each with `interval`.
+        seed_variance ([`SeedVariance`]): Theirs.
+        teacher (`float` or None): The teacher's accuracy.
+    """
+    heads = ["stage", "accuracy", "95 % interval", "gain", "p", "macro F1", "seeds", "train s"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        gain, p = "–", "–"
+        if row["p"] is not None:
+            gain = f"{100 * row['difference']:+.2f}{' *' if is_found(row, seed_variance) else ''}"
+            p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        low, high = (f"{100 * end:.2f}" for end in row["interval"])
+        cells = [row["name"], spread(row["accuracy"]), f"{low} to {high}", gain, p, spread(row["f1"])]
+        lines.append(f"| {' | '.join([*cells, str(len(row['seeds'])), spread(row['train_seconds'], 1, 0)])} |")
+    if teacher is not None:
+        lines.append(f"| teacher | {100 * teacher:.2f} |{' – |' * (len(heads) - 2)}")
+    lines += [
+        "",
+        "Percent; mean ± standard deviation over seeds. Interval: bootstrap over texts and seeds. Gain: over the row "
+        "before; p: paired test of the two on the same texts (McNemar's where both have one run), adjusted for the "
+        f"number of rows (Holm){f'; `*`: p < {LEVEL}' if seed_variance.freedom else ''}. All stages train for the same "
+        "epochs or steps; with epochs, more texts are more steps.",
+    ]
+    return "\n".join(lines)
+
+
+def draw_waterfall(rows, seed_variance, teacher, path):
+    """A PNG: every stage as a step from the mean of the one before to its own, with its interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(1.6 + 1.15 * len(rows), 4), layout="constrained")
+    means = [100 * np.mean(row["accuracy"]) for row in rows]
+    ends = [[100 * end for end in row["interval"]] for row in rows]
+    shown = [*np.ravel(ends), *([] if teacher is None else [100 * teacher])]
+    floor = min(shown) - 0.15 * (max(shown) - min(shown) or 1)
+    for place, (row, mean, (low, high)) in enumerate(zip(rows, means, ends, strict=True)):
+        before = means[place - 1] if place else floor
+        found = is_found(row, seed_variance)
+        color = "0.6" if not place else "0.75" if not found else "C2" if mean > before else "C3"
+        axes.bar(place, mean - before, 0.6, bottom=before, color=color)
+        axes.plot([place, place], [low, high], color="0.2", linewidth=1)
+        if place:
+            axes.plot([place - 1.3, place + 0.3], [before, before], color="0.4", linewidth=0.8)
+        gain = f"{mean:.2f}" if not place else f"{mean:.2f}\n({mean - before:+.2f})"
+        axes.annotate(gain, (place, max(high, mean, before)), (0, 3), "data", "offset points", ha="center", size=8)
+    if teacher is not None:
+        axes.axhline(100 * teacher, color="C0", linestyle="--", linewidth=1)
+        axes.annotate("teacher", (len(rows) - 0.6, 100 * teacher), (0, 3), "data", "offset points", ha="right", size=8)
+    axes.set_xticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(floor, max(shown) + 0.2 * (max(shown) - min(shown) or 1))
+    axes.set_ylabel("test accuracy, %")
+    meaning = f"green: better, red: worse than the stage before, p < {LEVEL}; " if seed_variance.freedom else ""
+    axes.set_title(f"{meaning}line: 95 % interval", loc="left", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def teacher_accuracy(experiments, seeds, output_dir):
+    """The teacher's accuracy on the split that is reported, from the first report that has it; else None."""
+    for experiment in experiments[1:]:
+        for seed in seeds:
+            path = experiment.folder(output_dir, seed) / REPORT
+            if path.exists():
+                teacher = json.loads(path.read_text(encoding="utf-8")).get("teacher")
+                return None if teacher is None else teacher["accuracy"]
+    return None
+
+
+def ablate(settings, ablation_args, args):
+    """
+    Everything that `run_distill.py --ablation` does: makes the stages, runs those that are not finished, writes
+    `table.md`, `table.json`, `table.png`.
+
+    Args:
+        settings (`dict[str, Any]`): What recipe and command line set.
+        ablation_args ([`AblationArguments`]): Seeds, runs at a time.
+        args (`TrainingArguments`): All goes into `OUTPUT_DIR-ablation`.
+
+    Raises:
+        `InputError`: As [`plan`] and [`make_stages`]; for a folder of another ablation; and, after the table is
+            written, for runs that failed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError("the plot of --ablation needs matplotlib: pip install 'kd_trainer[plot]'") from None
+    set_logging(args)
+    if not settings.get("output_dir"):
+        raise InputError("no --output_dir: name the folder beside which the runs and their table go")
+    output_dir, seeds = Path(args.output_dir), ablation_args.ablation_seeds
+    folder = output_dir.with_name(f"{output_dir.name}-ablation")
+    stages = make_stages(settings)
+    check_writable(folder, "--output_dir")
+    experiments = plan(write_stages(stages, folder), [], seeds, folder)
+    logger.info(f"{len(stages)} stages, {len(seeds)} seeds, into {folder}: {', '.join(stages)}")
+    failed = Runner(folder, ablation_args.ablation_jobs).run_all(experiments, seeds)
+    rows = read_all(experiments, seeds, folder)
+    if rows:
+        seed_variance = compare_rows(rows, list(zip(rows[1:], rows, strict=False)))
+        for row in rows:
+            row["interval"] = bootstrap_interval(row.pop("correct"))
+        teacher = teacher_accuracy(experiments, seeds, folder)
+        table = format_waterfall(rows, seed_variance, teacher)
+        (folder / "table.md").write_text(table + "\n", encoding="utf-8")
+        write_json(folder / "table.json", {"teacher": teacher, "rows": rows})
+        draw_waterfall(rows, seed_variance, teacher, folder / "table.png")
+        print(table, flush=True)
+    if failed:
+        logs = ", ".join(f"{path}.log" for path in failed)
+        raise InputError(f"{len(failed)} of the runs failed, the table is without them: see {logs}")

@@ -1,0 +1,159 @@
+"""The stages of a distillation: each has one part more than the one before, and is compared with it."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from conftest import LABEL_NAMES, make_rows, refused
+from test_compare import Inside, Pretended, table_cells
+
+import run_distill
+from kd_trainer import compare, report
+from kd_trainer.ablation import PARTS, make_stages
+from kd_trainer.significance import bootstrap_interval, paired_test
+
+WHOLE = {
+    "do_train": True, "do_predict": True, "linear_teacher": True, "temperature": 2.0, "hidden_size": 8,
+    "embedding_size": 3, "embedding_init": "vectors.txt", "ngram_buckets": 64, "ngram_size": 4, "augment": ["drop"],
+    "num_augmented": 2, "unlabeled_file": ["more.txt"], "max_steps": 4, "eval_strategy": "no",
+}  # fmt: skip
+
+
+@pytest.fixture
+def flags(tmp_path):
+    """A distillation with every part, its small data beside it."""
+    whole = {**WHOLE, "output_dir": str(tmp_path / "out"), "teacher_cache_dir": str(tmp_path / "cache")}
+    for seed, (name, size) in enumerate({"train": 96, "validation": 24, "test": 60}.items()):
+        path = tmp_path / f"{name}.tsv"
+        rows = zip(*make_rows(size, seed), strict=True)
+        path.write_text("".join(f"{LABEL_NAMES[label]}\t{text}\n" for text, label in rows), encoding="utf-8")
+        whole[f"{name}_file"] = str(path)
+    (tmp_path / "vectors.txt").write_text("股 1 2 3\n球 3 2 1\n", encoding="utf-8")
+    (tmp_path / "more.txt").write_text("\n".join(make_rows(30, 9)[0]) + "\n", encoding="utf-8")
+    whole.update(embedding_init=str(tmp_path / "vectors.txt"), unlabeled_file=[str(tmp_path / "more.txt")])
+    recipe = tmp_path / "whole.yaml"
+    recipe.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    return [str(recipe), "--use_cpu", "--ablation"]
+
+
+def test_every_stage_has_one_part_more_and_the_last_is_the_whole():
+    stages = make_stages({**WHOLE, "seed": 3, "output_dir": "out", "ablation": True})
+    assert list(stages) == ["student", "+teacher", "+embeddings", "+ngrams", "+augmentation", "+unlabeled"]
+    assert [script for script, _ in stages.values()] == ["run_student"] + 5 * ["run_distill"]
+    settings = [settings for _, settings in stages.values()]
+    assert settings[-1] == WHOLE
+    for before, after, part in zip(settings[1:-1], settings[2:], PARTS, strict=True):
+        assert before.items() <= after.items() and set(after) - set(before) == PARTS[part] & WHOLE.keys()
+    # The student alone knows nothing of a teacher, and all else of the first taught one.
+    assert settings[0].items() <= settings[1].items()
+    assert set(settings[1]) - set(settings[0]) == {"linear_teacher", "temperature"}
+
+
+def test_parts_that_are_not_wanted_are_no_stages():
+    assert list(make_stages({"linear_teacher": True})) == ["student", "+teacher"]
+    assert list(make_stages({"linear_teacher": True, "ngram_size": 3, "augment": ["mask"]}))[2:] == ["+augmentation"]
+
+
+def test_the_student_alone_reads_the_teachers_tokens_too():
+    stages = make_stages({"teacher_name_or_path": ["a", "b"], "tokenizer_type": "teacher"})
+    assert stages["student"] == ("run_student", {"tokenizer_name": "a"})
+    with refused("--tokenizer_type teacher", "--teacher_name_or_path"):
+        make_stages({"linear_teacher": True, "tokenizer_type": "teacher"})
+
+
+def test_a_student_that_is_there_already_is_refused():
+    with refused("--ablation", "--model_name_or_path"):
+        make_stages({"model_name_or_path": "student", "linear_teacher": True})
+
+
+def test_every_stage_is_run_and_compared_with_the_one_before(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "measure_speed", lambda *args: {"latency_ms": 1.0, "texts_per_s": 1.0})
+    monkeypatch.setattr(compare, "subprocess", Inside())
+    run_distill.main([*flags, "--ablation_seeds", "5"])
+    folder = tmp_path / "out-ablation"
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.endswith(table)
+    cells = table_cells(table)
+    assert [cell["stage"] for cell in cells] == [
+        "student", "+teacher", "+embeddings", "+ngrams", "+augmentation", "+unlabeled", "teacher",
+    ]  # fmt: skip
+    accuracies = []
+    for cell in cells[:-1]:
+        role = "student" if cell["stage"] == "student" else "distilled"
+        found = json.loads((folder / cell["stage"] / "seed_5" / "report.json").read_text(encoding="utf-8"))
+        assert found["seed"] == 5 and cell["accuracy"] == f"{100 * found[role]['accuracy']:.2f}"
+        accuracies.append(found[role]["accuracy"])
+    assert cells[-1]["accuracy"] == f"{100 * found['teacher']['accuracy']:.2f}"
+    assert cells[0]["gain"] == "–" and [float(cell["gain"]) for cell in cells[1:-1]] == pytest.approx(
+        100 * np.diff(accuracies), abs=0.006
+    )
+    from matplotlib import image
+
+    assert min(image.imread(folder / "table.png").shape[:2]) > 100
+    assert not (tmp_path / "out").exists()  # the whole's own folder is nobody's
+
+
+def test_gains_and_intervals_are_those_of_the_runs_and_nothing_is_run_twice(flags, tmp_path, monkeypatch):
+    runs = Pretended()
+    monkeypatch.setattr(compare, "subprocess", runs)
+    flags = [*flags, "--ablation_seeds", "1", "2"]
+    run_distill.main(flags)
+    assert len(runs.runs) == len(set(runs.runs)) == 12
+    rows = json.loads((tmp_path / "out-ablation" / "table.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["p"] is None for row in rows] == [True] + 5 * [False]
+    for before, row in zip(rows, rows[1:], strict=False):
+        assert row["difference"] == pytest.approx(np.mean(row["accuracy"]) - np.mean(before["accuracy"]))
+    for row in rows:
+        assert row["interval"][0] <= np.mean(row["accuracy"]) <= row["interval"][1]
+    run_distill.main(flags)
+    assert len(runs.runs) == 12
+    with refused("out-ablation", "says something else"):
+        run_distill.main([*flags, "--temperature=3"])
+    assert len(runs.runs) == 12
+
+
+def test_a_stage_that_fails_leaves_a_table_without_it(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "subprocess", Pretended(codes={"+ngrams": 2}))
+    with refused("1 of the runs failed", "+ngrams"):
+        run_distill.main([*flags, "--ablation_seeds", "1"])
+    cells = table_cells((tmp_path / "out-ablation" / "table.md").read_text(encoding="utf-8"))
+    assert [cell["stage"] for cell in cells][2:4] == ["+embeddings", "+augmentation"]
+
+
+@pytest.mark.parametrize(
+    "more, parts",
+    [
+        (["--ablation_seeds", "1", "1"], ("--ablation_seeds", "each once")),
+        (["--ablation_jobs=0"], ("--ablation_jobs",)),
+        (["--do_predict=false"], ("do_predict",)),
+        (["--linear_teacher=false"], ("no teacher",)),
+        (["--output_dir="], ("--output_dir",)),
+        (["--test_file=none.tsv"], ("none.tsv",)),
+    ],
+)
+def test_what_would_fail_later_is_refused_first(flags, monkeypatch, more, parts):
+    runs = Pretended()
+    monkeypatch.setattr(compare, "subprocess", runs)
+    with refused(*parts):
+        run_distill.main([*flags, *more])
+    assert not runs.runs
+
+
+def test_an_interval_holds_the_mean_as_often_as_it_says():
+    generator, inside = np.random.default_rng(0), 0
+    for trial in range(200):
+        correct = generator.random((1, 300)) < 0.8
+        low, high = bootstrap_interval(correct, draws=300, seed=trial)
+        inside += low <= 0.8 <= high
+    assert 180 <= inside <= 199
+
+
+def test_seeds_that_differ_widen_the_interval():
+    alike = np.tile(np.arange(1000) % 5 != 0, (3, 1))
+    differing = np.stack([np.arange(1000) % n != 0 for n in (3, 5, 100)])
+    width = [np.diff(bootstrap_interval(correct))[0] for correct in (alike, differing)]
+    # One run's texts alone: the standard error of a share.
+    assert width[0] == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 1000), rel=0.1)
+    assert width[1] > 3 * width[0]
+    assert paired_test(alike, alike)[1] == 1.0
