@@ -15,7 +15,7 @@ from .batches import NO_LABEL, DistillationCollator, tokenize
 from .building import get_student
 from .ensemble import ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
-from .loading import fit_length, label_list, load_classifier, load_tokenizer
+from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
 from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
 from .recipes import read_recipe
@@ -138,6 +138,7 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
     hub = dataclasses.replace(student_args, model_revision="main")
     model = load_classifier(name, hub, what="teacher")
     tokenizer = load_tokenizer(name, hub, "teacher's tokenizer")
+    check_pairs(model, tokenizer, data.has_pairs)
     names = label_list(model.config)
     order = align_labels(names, data.label_names, parse_label_map(teacher_args.label_map))
     if order != sorted(order):
@@ -159,7 +160,10 @@ def reported_seconds(name):
 def new_student(run, student_args, data, teacher_tokenizer=None):
     """The student and its tokenizer; the same seed gives the same first weights with and without a teacher."""
     set_seed(run.args.seed)
-    return get_student(student_args, data, run.data_args.max_seq_length, run.args.do_train, teacher_tokenizer)
+    max_length = run.data_args.max_seq_length
+    student, tokenizer = get_student(student_args, data, max_length, run.args.do_train, teacher_tokenizer)
+    check_pairs(student, tokenizer, run.reads_pairs)
+    return student, tokenizer
 
 
 def alone_dir(run):
@@ -190,7 +194,8 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
     # One mask for both models' texts; what no tokenizer knows is a hole to all of them.
     mask = student_tokenizer.mask_token or HOLE
-    more = transfer_set(data, teacher.args, run.data_args.text_column, mask, run.args.seed)
+    columns = run.data_args
+    more = transfer_set(data, teacher.args, columns.text_column, mask, run.args.seed, columns.text_pair_column)
     if more is not None:
         texts["transfer"] = more
     with run.args.main_process_first(desc="tokenizing"):

@@ -8,6 +8,7 @@ from .adversarial import Attack, PerturbedEmbeddings, input_embeddings
 from .batches import NO_LABEL
 from .errors import InputError
 from .inference import longest_first, pad_texts, predict_logits
+from .pairs import tokenizer_arguments
 from .text_noise import add_noise
 
 # A perturbation's largest norm, as a share of the norm of the text's own embeddings: an absolute one would mean
@@ -84,6 +85,12 @@ def check_attackable(model, tokenizer, max_length):
         ) from error
 
 
+def noisy_texts(texts, rate):
+    """Texts, or pairs of texts, with [`add_noise`]: errors of its own in each of a pair's texts."""
+    columns = [add_noise(column, rate, seed) for seed, column in enumerate(tokenizer_arguments(texts))]
+    return list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0]
+
+
 def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=64):
     """
     Accuracy on up to 2,000 texts (a seeded sample, the same for every model): as they are, under FGM and PGD on the
@@ -114,5 +121,5 @@ def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=6
             attacked_logits(model, tokenizer, texts, labels, max_length, attack, batch_size=batch_size)
         )
     for name, rate in NOISE_RATES.items():
-        results[name] = accuracy(predict(add_noise(texts, rate)))
+        results[name] = accuracy(predict(noisy_texts(texts, rate)))
     return results
