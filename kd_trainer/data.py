@@ -53,9 +53,8 @@ class TextData:
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
         for name in ("train", "validation"):
             if name in self.splits:
-                digest.update(
-                    json.dumps([name, texts_of(self.splits[name])[:], self.splits[name]["labels"][:]]).encode()
-                )
+                texts = texts_of(self.splits[name])[:]
+                digest.update(json.dumps([name, texts, self.splits[name]["labels"][:]]).encode())
                 if "teacher_answers" in self.splits[name].column_names:
                     digest.update(np.asarray(self.splits[name]["teacher_answers"][:], dtype=np.float32).tobytes())
         return digest.hexdigest()
@@ -297,10 +296,8 @@ def load_data(
         if empty:
             logger.warning(f"{split.source}: {empty} of {len(split.texts)} texts are empty; they are kept")
         columns = columns_of(split.texts, data_args.text_pair_column is not None)
-        features = datasets.Features(
-            {**dict.fromkeys(columns, datasets.Value("string")), "labels": datasets.Value("int64")}
-        )
-        columns["labels"] = encoded
+        features = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))
+        columns["labels"], features["labels"] = encoded, datasets.Value("int64")
         if split.answers is not None:
             columns["teacher_answers"] = encode_answers(split, label_names)
             features["teacher_answers"] = datasets.List(datasets.Value("float32"), length=len(label_names))

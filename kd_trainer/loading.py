@@ -170,11 +170,16 @@ def check_pairs(model, tokenizer, pairs):
     if model.config.model_type not in STUDENT_TYPES:
         return
     # One that was saved with its own code before there were pairs has no such field.
-    if model.config.to_dict().get("text_pairs", False) != pairs:
+    reads_pairs = model.config.to_dict().get("text_pairs", False)
+    if pairs and not reads_pairs:
         raise InputError(
-            "the student reads single texts and is given pairs: leave --text_pair_column and --predict_text_pair out"
-            if pairs
-            else "the student reads pairs of texts: give --text_pair_column, or --predict_text_pair with --predict_text"
+            f"this {model.config.model_type} reads single texts and is given pairs: leave --text_pair_column and "
+            "--predict_text_pair out"
+        )
+    if reads_pairs and not pairs:
+        raise InputError(
+            f"this {model.config.model_type} reads pairs of texts: give --text_pair_column, or --predict_text_pair "
+            "beside --predict_text"
         )
     if pairs and 1 not in tokenizer("一", "二").get("token_type_ids", ()):
         raise InputError(

@@ -297,7 +297,7 @@ class StudentPreTrainedModel(PreTrainedModel):
             input_ids = None if input_ids is None else input_ids.repeat(2, 1)
         order, lengths = left_aligned(is_token)
         if self.config.text_pairs and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            # Half of it. A graph that is kept must not take the length of one batch for that of all.
+            # No longer than the longest text: twice as fast. But a graph that is kept must not hold one batch's length.
             order = order[:, : max(1, int(lengths.max()))]
         # An empty text reads one padding position: what stands there must not matter.
         states = gather_rows(inputs_embeds.masked_fill(~is_token[..., None], 0), order)

@@ -27,7 +27,7 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
 
     Args:
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): Single-label classifier, its tokenizer.
-        texts (`list[str]`), labels (`list[int]`): With the true label ids.
+        texts (`list[str]` or pairs), labels (`list[int]`): With the true label ids.
         max_length (`int`): In tokens.
         attack ([`Attack`]): `"fgm"` or `"pgd"`; its epsilon and alpha count in units of `size`.
         size (`float`, *optional*, defaults to 0.1): Largest norm of a text's perturbation, as a share of the norm of
@@ -98,7 +98,7 @@ def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=6
 
     Args:
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): Single-label classifier, its tokenizer.
-        texts (`list[str]`), labels (`list[int]`): With the true label ids; rows without one (−100) do not count.
+        texts (`list[str]` or pairs), labels (`list[int]`): With the true ids; rows without one (−100) do not count.
         max_length (`int`): In tokens.
         batch_size (`int`, *optional*, defaults to 64): Texts per forward.
 
