@@ -87,8 +87,12 @@ def check_attackable(model, tokenizer, max_length):
 
 def noisy_texts(texts, rate):
     """Texts, or pairs of texts, with [`add_noise`]: errors of its own in each of a pair's texts."""
-    columns = [add_noise(column, rate, seed) for seed, column in enumerate(tokenizer_arguments(texts))]
-    return list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0]
+    columns = tokenizer_arguments(texts)
+    noisy = add_noise(columns[0], rate)
+    if len(columns) == 1:
+        return noisy
+    # Another seed: the errors of both texts would stand at the same places.
+    return list(zip(noisy, add_noise(columns[1], rate, seed=1), strict=True))
 
 
 def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=64):
