@@ -252,6 +252,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Column of the text. Default: text, sentence, content, headline, title or review."},
     )
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of a second text: a row is then a pair of texts, as for paraphrases or inference. "
+            "--max_seq_length counts both. Not for .txt."
+        },
+    )
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the label. Default: label, labels, category or class."}
     )
@@ -284,6 +291,9 @@ class RunArguments:
         default=None, metadata={"help": "Label the texts of this file; formats as --train_file, labels not needed."}
     )
     predict_text: str | None = field(default=None, metadata={"help": "Label this text, the result is printed."})
+    predict_text_pair: str | None = field(
+        default=None, metadata={"help": "Second text of --predict_text, for a model of pairs of texts."}
+    )
     predict_output: str | None = field(
         default=None,
         metadata={"help": "Where --predict_file writes: .csv, .json or .jsonl. Default: OUTPUT_DIR/predictions.csv."},
@@ -452,3 +462,8 @@ def check_arguments(settings, args, data_args, run_args):
         raise InputError("--do_predict reads the test split and none is named: give --test_file")
     if run_args.predict_text is not None and run_args.predict_file is not None:
         raise InputError("--predict_text and --predict_file are both given: give one of them")
+    if run_args.predict_text_pair is not None and run_args.predict_text is None:
+        raise InputError("--predict_text_pair is the second text of --predict_text: give that too")
+    pairs = data_args.text_pair_column is not None
+    if run_args.predict_text is not None and (scored or pairs) and pairs == (run_args.predict_text_pair is None):
+        raise InputError("--text_pair_column and --predict_text_pair go together: give both or neither")

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import torch
 from datasets.table import InMemoryTable
 
+from .pairs import tokenizer_arguments
 from .tokenization import char_ids
 
 NO_LABEL = -100
@@ -18,29 +19,34 @@ def tokenize(dataset, tokenizer, max_length, teacher_tokenizer=None, teacher_max
     Dual tokenization: the student's columns and, when a teacher's tokenizer is given, the teacher's beside them.
 
     Args:
-        dataset (`datasets.Dataset`): With a column `text`, which is removed; other columns stay.
+        dataset (`datasets.Dataset`): With a column `text`, and `text_pair` where a row is a pair of texts; these are
+            removed, other columns stay.
         tokenizer (`PreTrainedTokenizerBase`): The student's: `input_ids`, `attention_mask`, …
-        max_length (`int`): Longest text in the student's tokens.
+        max_length (`int`): Longest text, or pair of texts, in the student's tokens.
         teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): The teacher's: `teacher_input_ids`, …
-        teacher_max_length (`int`, *optional*): Longest text in the teacher's tokens.
+        teacher_max_length (`int`, *optional*): The same in the teacher's tokens.
 
     Returns:
         `datasets.Dataset`, not padded.
     """
 
-    encoders = {"": make_encoder(tokenizer, max_length)}
+    columns = [name for name in ("text", "text_pair") if name in dataset.column_names]
+    pairs = len(columns) > 1
+    encoders = {"": make_encoder(tokenizer, max_length, pairs)}
     if teacher_tokenizer is not None:
-        encoders[TEACHER_PREFIX] = make_encoder(teacher_tokenizer, teacher_max_length)
+        encoders[TEACHER_PREFIX] = make_encoder(teacher_tokenizer, teacher_max_length, pairs)
 
     def encode(table):
         texts = table["text"].to_pylist()
+        if pairs:
+            texts = list(zip(texts, table["text_pair"].to_pylist(), strict=True))
         for prefix, encoder in encoders.items():
             for name, column in encoder(texts).items():
                 name = f"{prefix}{name}"
                 if name in table.column_names:
                     table = table.drop_columns(name)
                 table = table.append_column(name, column)
-        return table.drop_columns("text")
+        return table.drop_columns(columns)
 
     if len(dataset) == 0:  # map would leave it as it is
         return datasets.Dataset(InMemoryTable(encode(dataset.with_format("arrow")[:])))
@@ -49,10 +55,10 @@ def tokenize(dataset, tokenizer, max_length, teacher_tokenizer=None, teacher_max
     return tokenized.with_format(kind, **settings)
 
 
-def make_encoder(tokenizer, max_length):
+def make_encoder(tokenizer, max_length, pairs=False):
     """
-    A function of `list[str]` that returns the tokenizer's columns, `dict[str, pyarrow.Array]`. Characters are looked up
-    in a table, hundreds of thousands of texts a second; everything else is the tokenizer's own call.
+    A function of `list[str]`, or of pairs, that returns the tokenizer's columns, `dict[str, pyarrow.Array]`. Characters
+    are looked up in a table, hundreds of thousands of texts a second; everything else is the tokenizer's own call.
     """
     table = char_ids(tokenizer)
 
@@ -71,12 +77,12 @@ def make_encoder(tokenizer, max_length):
         }
 
     def call(texts):
-        columns = tokenizer(texts, truncation=True, max_length=max_length)
+        columns = tokenizer(*tokenizer_arguments(texts), truncation=True, max_length=max_length)
         small = {"attention_mask": pa.int8(), "token_type_ids": pa.int8()}  # as `datasets` itself has them
         return {name: pa.array(column, type=pa.list_(small.get(name, pa.int32()))) for name, column in columns.items()}
 
     usual = set(tokenizer.model_input_names) <= {"input_ids", "attention_mask"}
-    return call if table is None or not usual else look_up
+    return call if table is None or not usual or pairs else look_up
 
 
 def token_lengths(dataset):

@@ -1,6 +1,7 @@
 """The model and the tokenizer that the flags ask for, loaded or built."""
 
 import dataclasses
+import itertools
 import logging
 
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
@@ -12,6 +13,7 @@ from .loading import describe_labels, hub_arguments, load_classifier, load_or_ex
 from .modeling_bag import BagForSequenceClassification
 from .modeling_bilstm import BiLSTMForSequenceClassification
 from .modeling_cnn import CNNForSequenceClassification
+from .pairs import sides, texts_of
 from .tokenization import build_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -96,9 +98,15 @@ def get_tokenizer(model_args, data, max_length, bert_style=False):
         return tokenizer
     if model_args.tokenizer_type == "teacher":
         raise InputError("--tokenizer_type teacher needs run_distill.py: elsewhere give --tokenizer_name")
-    texts = data.splits["train"]["text"][:] if data is not None and "train" in data.splits else []
+    texts = texts_of(data.splits["train"])[:] if data is not None and "train" in data.splits else []
     tokenizer = build_tokenizer(
-        texts, model_args.tokenizer_type, model_args.vocab_size, model_args.vocab_file, max_length, bert_style
+        itertools.chain.from_iterable(map(sides, texts)),
+        model_args.tokenizer_type,
+        model_args.vocab_size,
+        model_args.vocab_file,
+        max_length,
+        bert_style,
+        text_pairs=data is not None and data.has_pairs,
     )
     logger.info(
         f"tokenizer of {len(tokenizer)} tokens built from {model_args.vocab_file or f'{len(texts)} training texts'}"
@@ -179,6 +187,7 @@ def get_student(student_args, data, max_length, training=True, teacher=None, tea
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             problem_type="single_label_classification",
+            text_pairs=data.has_pairs,
             **{name: getattr(student_args, name) for name in sorted(STUDENT_FLAGS & known)},
             **describe_labels(data.label_names),
         )

@@ -14,6 +14,7 @@ from .answers import are_probabilities, to_logits
 from .batches import NO_LABEL
 from .errors import InputError
 from .files import Rows, decoded_lines, find_columns, read_rows
+from .pairs import columns_of, sides, stripped, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ class TextData:
 
     Args:
         splits (`datasets.DatasetDict`): Those of `train`, `validation`, `test` that are there, with columns `text`
-            (string) and `labels` (int64, −100 for a row without one), and `teacher_answers` (float32, logits in the
-            order of the labels) where the data has them.
+            (string), `text_pair` (string) where a row is a pair of texts, `labels` (int64, −100 for a row without one),
+            and `teacher_answers` (float32, logits in the order of the labels) where the data has them.
         label_names (`list[str]`): Name of every label id.
         facts (`dict[str, Any]`): Sizes, unlabelled rows and texts shared between splits, for the report.
     """
@@ -43,12 +44,18 @@ class TextData:
         """Whether a teacher's answers stand in the data."""
         return any("teacher_answers" in split.column_names for split in self.splits.values())
 
+    @property
+    def has_pairs(self):
+        """Whether a row is a pair of texts."""
+        return any("text_pair" in split.column_names for split in self.splits.values())
+
     def digest(self):
         """Names label names, texts and labels of the splits that training sees: `str` of 64 hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
         for name in ("train", "validation"):
             if name in self.splits:
-                digest.update(json.dumps([name, self.splits[name]["text"][:], self.splits[name]["labels"][:]]).encode())
+                texts = texts_of(self.splits[name])[:]
+                digest.update(json.dumps([name, texts, self.splits[name]["labels"][:]]).encode())
                 if "teacher_answers" in self.splits[name].column_names:
                     digest.update(np.asarray(self.splits[name]["teacher_answers"][:], dtype=np.float32).tobytes())
         return digest.hexdigest()
@@ -83,9 +90,8 @@ def read_dataset(data_args, split_names, answer_column=None):
         if name not in loaded:
             continue
         split, source = loaded[name], f"{data_args.dataset_name} ({name})"
-        text, label = find_columns(
-            split.column_names, data_args.text_column, data_args.label_column, source, need_labels=True
-        )
+        wanted = (data_args.text_column, data_args.label_column, data_args.text_pair_column)
+        texts, label = find_columns(split.column_names, *wanted, source, need_labels=True)
         rows = Rows(source)
         if answer_column in split.column_names:
             rows.answers = split[answer_column][:]
@@ -93,8 +99,9 @@ def read_dataset(data_args, split_names, answer_column=None):
         if label is not None and isinstance(split.features[label], datasets.ClassLabel):
             names = split.features[label].names
             labels = [None if cell is None or cell < 0 else names[cell] for cell in labels]
-        for number, (text_cell, label_cell) in enumerate(zip(split[text], labels, strict=True), start=1):
-            rows.add(number, text_cell, label_cell)
+        columns = [split[text] for text in texts]
+        for number, (*cells, label_cell) in enumerate(zip(*columns, labels, strict=True), start=1):
+            rows.add(number, cells, label_cell)
         splits[name] = rows
     for name in split_names:
         if name not in splits and name != "validation":
@@ -209,9 +216,9 @@ def split_validation(train, share, seed):
 
 
 def count_overlap(dataset, other):
-    """How many texts of `dataset` also stand in `other`, white space at the ends apart."""
-    seen = {text.strip() for text in other["text"][:]}
-    return sum(text.strip() in seen for text in dataset["text"][:])
+    """How many texts, or pairs of texts, of `dataset` also stand in `other`, white space at the ends apart."""
+    seen = set(map(stripped, texts_of(other)[:]))
+    return sum(stripped(text) in seen for text in texts_of(dataset)[:])
 
 
 def read_splits(data_args, wanted, class_names, answer_column=None):
@@ -229,7 +236,8 @@ def read_splits(data_args, wanted, class_names, answer_column=None):
             path = getattr(data_args, f"{name}_file")
             if path is not None:
                 columns = (data_args.text_column, data_args.label_column)
-                splits[name] = read_rows(path, *columns, known, answer_column=answer_column)
+                more = {"answer_column": answer_column, "text_pair_column": data_args.text_pair_column}
+                splits[name] = read_rows(path, *columns, known, **more)
                 if name == "train":
                     name_labels(splits[name])  # too few labels: said before another file is read with them
                 known = known or {label for label in splits[name].labels if label is not None}
@@ -282,11 +290,12 @@ def load_data(
         encoded = encode_labels(split, label_names)
         if not (unlabelled_allowed and name == "train"):
             check_labelled(split, encoded, "training without a teacher" if name == "train" else f"the {name} split")
-        empty = sum(not text.strip() for text in split.texts)
+        empty = sum(not "".join(sides(text)).strip() for text in split.texts)
         if empty:
             logger.warning(f"{split.source}: {empty} of {len(split.texts)} texts are empty; they are kept")
-        features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.Value("int64")})
-        columns = {"text": split.texts, "labels": encoded}
+        columns = columns_of(split.texts, data_args.text_pair_column is not None)
+        features = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))
+        columns["labels"], features["labels"] = encoded, datasets.Value("int64")
         if split.answers is not None:
             columns["teacher_answers"] = encode_answers(split, label_names)
             features["teacher_answers"] = datasets.List(datasets.Value("float32"), length=len(label_names))
@@ -322,11 +331,13 @@ def describe_splits(splits):
 
 def load_texts(path, data_args, label_names):
     """
-    The texts of a file to be labelled, `list[str]`; labels that it may hold are not read.
+    The texts of a file to be labelled, `list[str]`, or pairs of them, `list[tuple[str, str]]`; labels that it may hold
+    are not read.
 
     Raises:
         `InputError`: As [`read_rows`].
     """
     known = [*label_names, *map(str, range(len(label_names)))]
     # --label_column may be missing here: only the usual names are looked for.
-    return read_rows(path, data_args.text_column, None, known, need_labels=False).texts
+    columns = {"text_column": data_args.text_column, "text_pair_column": data_args.text_pair_column}
+    return read_rows(path, known_labels=known, need_labels=False, **columns).texts

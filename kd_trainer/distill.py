@@ -18,7 +18,7 @@ from .building import get_student
 from .ensemble import ClassifierTeacher, ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
 from .linear import fit_linear
-from .loading import fit_length, label_list, load_classifier, load_tokenizer
+from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
 from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
 from .recipes import read_recipe
@@ -148,6 +148,8 @@ def fit_linear_teacher(data):
     """The [`ClassifierTeacher`] of `--linear_teacher`, fitted on the labelled rows of the training split."""
     if "train" not in data.splits:
         raise InputError("--linear_teacher is fitted on the training split: give --do_train")
+    if data.has_pairs:
+        raise InputError("--linear_teacher counts n-grams, which do not compare the texts of a pair: leave it out")
     train = data.splits["train"].filter(lambda label: label != NO_LABEL, input_columns="labels")
     start = time.perf_counter()
     model = fit_linear(train["text"][:], train["labels"][:])
@@ -161,6 +163,7 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
     hub = dataclasses.replace(student_args, model_revision="main")
     model = load_classifier(name, hub, what="teacher")
     tokenizer = load_tokenizer(name, hub, "teacher's tokenizer")
+    check_pairs(model, tokenizer, data.has_pairs)
     names = label_list(model.config)
     order = align_labels(names, data.label_names, parse_label_map(teacher_args.label_map))
     if order != sorted(order):
@@ -185,10 +188,13 @@ def new_student(run, student_args, data, teacher=None, taught=False):
     is not `taught` has no embeddings of the teacher ([`Ensemble`]) either, but may share its tokenizer.
     """
     set_seed(run.args.seed)
+    max_length = run.data_args.max_seq_length
     if student_args.embedding_init == "teacher" and not taught:
         student_args = dataclasses.replace(student_args, embedding_init=None)
     first = (teacher.models[0].model, teacher.models[0].tokenizer) if teacher is not None and teacher.models else ()
-    return get_student(student_args, data, run.data_args.max_seq_length, run.args.do_train, *first)
+    student, tokenizer = get_student(student_args, data, max_length, run.args.do_train, *first)
+    check_pairs(student, tokenizer, run.reads_pairs)
+    return student, tokenizer
 
 
 def alone_dir(run):
@@ -219,7 +225,8 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
     # One mask for both models' texts; what no tokenizer knows is a hole to all of them.
     mask = student_tokenizer.mask_token or HOLE
-    more = transfer_set(data, teacher.args, run.data_args.text_column, mask, run.args.seed)
+    columns = run.data_args
+    more = transfer_set(data, teacher.args, columns.text_column, mask, run.args.seed, columns.text_pair_column)
     if more is not None:
         texts["transfer"] = more
     with run.args.main_process_first(desc="tokenizing"):

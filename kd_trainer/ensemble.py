@@ -12,6 +12,7 @@ from .answers import teacher_answers
 from .arguments import TeacherArguments
 from .errors import InputError
 from .metrics import agreement, score_logits
+from .pairs import texts_of
 from .report import COLUMNS, result_row
 from .robustness import measure_robustness
 from .teacher import cached_logits
@@ -46,7 +47,7 @@ class Teacher:
         logits = cached_logits(
             self.model,
             self.tokenizer,
-            split["text"],
+            texts_of(split),
             self.max_length,
             batch_size=self.args.teacher_batch_size or (1024 if self.model.device.type == "cuda" else 64),
             cache_dir=self.args.teacher_cache_dir,
@@ -168,7 +169,7 @@ class Ensemble:
         logits = self.combine(answers)
         if run.args.process_index != 0:
             return {}, logits
-        texts, labels = split["text"][:], split["labels"][:]
+        texts, labels = texts_of(split)[:], split["labels"][:]
         rows = [member.row(texts, labels, answer) for member, answer in zip(self.members, answers, strict=True)]
         row = {**rows[0], **score_logits(logits, labels)}
         if run.run_args.eval_robustness and len(self.members) == len(self.models) == 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet
 
 from .errors import InputError
+from .pairs import sides
 
 TEXT_COLUMNS = ("text", "sentence", "content", "headline", "title", "review")
 LABEL_COLUMNS = ("label", "labels", "category", "class")
@@ -24,7 +25,7 @@ class Rows:
 
     Args:
         source (`str`): File or data set, for messages.
-        texts (`list[str]`): A missing text is the empty string.
+        texts (`list[str]` or `list[tuple[str, str]]`): A missing text is the empty string; tuples are pairs of texts.
         labels (`list[str | None]`): As written; None where there is none.
         lines (`list[int]`): Line of each row in its file, or its number in a file without lines, from 1.
         answers (`list`, *optional*): A teacher's, one cell a row as it is written; None where no column was asked for
@@ -32,21 +33,27 @@ class Rows:
     """
 
     source: str
-    texts: list[str] = field(default_factory=list)
+    texts: list[str | tuple[str, str]] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     answers: list | None = None
 
-    def add(self, line, text, label):
-        """One row; `text` and `label` are cells of any type, None or empty when missing."""
+    def add(self, line, cells, label):
+        """
+        One row; `cells` are that of its text or those of its two texts, of any type as `label` is, None or empty when
+        missing. Neither text of a pair may be.
+        """
         place = f"{self.source} line {line}"
         label = None if label is None else as_label(label, place)
-        text = "" if text is None else as_text(text, place)
+        texts = tuple("" if cell is None else as_text(cell, place) for cell in cells)
         try:
-            (text + (label or "")).encode()
+            "".join((*texts, label or "")).encode()
         except UnicodeEncodeError:
             raise InputError(f"{place}: half a surrogate pair (\\ud800..\\udfff): mend or remove the line") from None
-        self.texts.append(text)
+        if len(texts) > 1 and not all(text.strip() for text in texts):
+            which = "second" if texts[0].strip() else "first"
+            raise InputError(f"{place}: the {which} text of the pair is empty: mend or remove the line")
+        self.texts.append(texts if len(texts) > 1 else texts[0])
         self.labels.append(label or None)
         self.lines.append(line)
 
@@ -123,13 +130,18 @@ def check_header(columns, source):
         raise InputError(f"{source}: column {twice[0]!r} stands twice in the header: rename one of them")
 
 
-def find_columns(columns, text_column, label_column, source, need_labels):
-    """Names of the text column and of the label column; the latter is None when there is none and none is needed."""
+def find_columns(columns, text_column, label_column, text_pair_column, source, need_labels):
+    """
+    Names of the text columns, two where `text_pair_column` names the second (`list[str]`), and of the label column; the
+    latter is None when there is none and none is needed.
+    """
     check_header(columns, source)
-    return (
-        find_column(columns, text_column, TEXT_COLUMNS, source, required=True),
-        find_column(columns, label_column, LABEL_COLUMNS, source, required=need_labels),
-    )
+    texts = [find_column(columns, text_column, TEXT_COLUMNS, source, required=True)]
+    if text_pair_column is not None:
+        texts.append(find_column(columns, text_pair_column, (), source, required=True))
+        if texts[0] == texts[1]:
+            raise InputError(f"{source}: column {texts[0]!r} is both texts of the pair: pass another --text_column")
+    return texts, find_column(columns, label_column, LABEL_COLUMNS, source, required=need_labels)
 
 
 def check_cells(cells, columns, path, line):
@@ -140,11 +152,20 @@ def check_cells(cells, columns, path, line):
         )
 
 
-def check_item(item, text, path, number):
-    """Refuses an object without its text."""
-    if text not in item:
+def check_item(item, texts, path, number):
+    """Refuses an object without its texts."""
+    for text in texts:
+        if text not in item:
+            raise InputError(
+                f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
+            )
+
+
+def check_has_columns(path, text_pair_column):
+    """Refuses a `.txt` for pairs."""
+    if text_pair_column is not None:
         raise InputError(
-            f"{path} line {number}: no {text!r}, only {', '.join(map(repr, item))}: mend or remove the line"
+            f"{path}: a .txt has no columns, so none for --text_pair_column: give .csv, .tsv, .jsonl, .json or .parquet"
         )
 
 
@@ -162,14 +183,14 @@ def open_parquet(path):
 
 def read_table(path, records, columns, chosen, answer_column):
     """Rows of a file with a header: `records` yields `(line, cells)`."""
-    text_column, label_column = chosen
-    text_index = columns.index(text_column)
+    text_columns, label_column = chosen
+    text_indices = [columns.index(text_column) for text_column in text_columns]
     label_index = None if label_column is None else columns.index(label_column)
     answer_index = columns.index(answer_column) if answer_column in columns else None
     rows = Rows(str(path), answers=None if answer_index is None else [])
     for line, cells in records:
         check_cells(cells, columns, path, line)
-        rows.add(line, cells[text_index], None if label_index is None else cells[label_index])
+        rows.add(line, [cells[index] for index in text_indices], None if label_index is None else cells[label_index])
         if answer_index is not None:
             rows.answers.append(cells[answer_index])
     return rows
@@ -226,35 +247,36 @@ def json_records(path):
         yield number, item
 
 
-def read_json(path, text_column, label_column, need_labels, answer_column):
+def read_json(path, names, need_labels, answer_column):
     """Rows of JSON lines; the first object names the columns, a later one may leave out its label but not its text."""
     records = list(json_records(path))
     if not records:
         raise InputError(f"{path}: no row in the file: give one object on each line")
     columns = list(dict.fromkeys(key for _, item in records for key in item))
-    text, label = find_columns(columns, text_column, label_column, path, need_labels)
+    texts, label = find_columns(columns, *names, path, need_labels)
     rows = Rows(str(path), answers=[] if answer_column in columns else None)
     for number, item in records:
-        check_item(item, text, path, number)
-        rows.add(number, item[text], None if label is None else item.get(label))
+        check_item(item, texts, path, number)
+        rows.add(number, [item[text] for text in texts], None if label is None else item.get(label))
         if rows.answers is not None:
             rows.answers.append(item.get(answer_column))
     return rows
 
 
-def read_parquet(path, text_column, label_column, need_labels, answer_column):
+def read_parquet(path, names, need_labels, answer_column):
     """Rows of a parquet file; what stands in for a line is the row's number."""
     file = open_parquet(path)
-    text, label = find_columns(file.schema_arrow.names, text_column, label_column, path, need_labels)
+    texts, label = find_columns(file.schema_arrow.names, *names, path, need_labels)
     rows = Rows(str(path))
     try:
         given = answer_column if answer_column in file.schema_arrow.names else None
-        table = file.read(columns=[name for name in (text, label, given) if name is not None])
+        table = file.read(columns=[name for name in (*texts, label, given) if name is not None])
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None
     labels = [None] * len(table) if label is None else table[label].to_pylist()
-    for number, (cell, label_cell) in enumerate(zip(table[text].to_pylist(), labels, strict=True), start=1):
-        rows.add(number, cell, label_cell)
+    columns = [table[text].to_pylist() for text in texts]
+    for number, (*cells, label_cell) in enumerate(zip(*columns, labels, strict=True), start=1):
+        rows.add(number, cells, label_cell)
     rows.answers = None if given is None else table[given].to_pylist()
     return rows
 
@@ -288,7 +310,7 @@ def read_headerless(path, known_labels, need_labels):
         # Bare texts, an empty line among them: as many rows as lines, so that results can be put beside them.
         rows = Rows(str(path))
         for number, line in lines:
-            rows.add(number, line, None)
+            rows.add(number, [line], None)
         return rows
     records = [(number, line.split("\t")) for number, line in lines if line]
     if not records:
@@ -314,11 +336,19 @@ def read_headerless(path, known_labels, need_labels):
             "pass --text_column and --label_column, or remove the line"
         )
     for line, cells in records:
-        rows.add(line, cells[1 - position], cells[position])
+        rows.add(line, [cells[1 - position]], cells[position])
     return rows
 
 
-def read_rows(path, text_column=None, label_column=None, known_labels=(), need_labels=True, answer_column=None):
+def read_rows(
+    path,
+    text_column=None,
+    label_column=None,
+    known_labels=(),
+    need_labels=True,
+    answer_column=None,
+    text_pair_column=None,
+):
     """
     The rows of one file.
 
@@ -329,6 +359,7 @@ def read_rows(path, text_column=None, label_column=None, known_labels=(), need_l
         need_labels (`bool`, *optional*, defaults to `True`): Whether the file must have a label column. A single row
             without a label is never an error here.
         answer_column (`str`, *optional*): Column of a teacher's answers, which a file may lack.
+        text_pair_column (`str`, *optional*): Column of the second text, where a row is a pair of texts.
 
     Returns:
         [`Rows`], at least one.
@@ -337,90 +368,96 @@ def read_rows(path, text_column=None, label_column=None, known_labels=(), need_l
         `InputError`: For whatever cannot be read, with the line.
     """
     path = Path(path)
-    named = text_column is not None or label_column is not None
+    names = (text_column, label_column, text_pair_column)
     if path.suffix in (".json", ".jsonl"):
-        rows = read_json(path, text_column, label_column, need_labels, answer_column)
+        rows = read_json(path, names, need_labels, answer_column)
     elif path.suffix == ".parquet":
-        rows = read_parquet(path, text_column, label_column, need_labels, answer_column)
+        rows = read_parquet(path, names, need_labels, answer_column)
     elif path.suffix == ".txt":
+        check_has_columns(path, text_pair_column)
         rows = read_headerless(path, known_labels, need_labels)
     elif path.suffix in (".csv", ".tsv"):
         records = csv_records(path) if path.suffix == ".csv" else tsv_records(path)
         _, columns = next(records, (0, None))
         if columns is None:
             raise InputError(f"{path}: no row in the file: give a header and rows")
+        named = any(name is not None for name in names)
         if path.suffix == ".tsv" and not named and not set(columns) & set(TEXT_COLUMNS + LABEL_COLUMNS):
             rows = read_headerless(path, known_labels, need_labels)
         else:
-            chosen = find_columns(columns, text_column, label_column, path, need_labels)
+            chosen = find_columns(columns, *names, path, need_labels)
             rows = read_table(path, records, columns, chosen, answer_column)
     else:
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")
     if not rows.texts:
         raise InputError(f"{path}: no row in the file: give one with a text on each line")
-    if not any(text.strip() for text in rows.texts):
+    if not any(side.strip() for text in rows.texts for side in sides(text)):
         raise InputError(f"{path}: all {len(rows.texts)} texts are empty: check --text_column")
     return rows
 
 
-def iterate_texts(path, text_column=None):
+def iterate_texts(path, text_column=None, text_pair_column=None):
     """
     The texts of a file without labels, one after the other, so that it need not fit into memory (a `.json` list must).
 
     Args:
         path (`str`): `.csv`, `.tsv` or `.parquet` with a header, `.jsonl`, or `.txt` with a text on each line.
         text_column (`str`, *optional*): Its name in the header; the usual names are found without.
+        text_pair_column (`str`, *optional*): Column of the second text, where a row is a pair of texts; not for `.txt`.
 
     Yields:
-        `str`; a missing text is the empty string.
+        `str`, a missing text is the empty string; or `tuple[str, str]`.
 
     Raises:
         `InputError`: For whatever cannot be read, with the line.
     """
     path = Path(path)
+    names = (text_column, None, text_pair_column)
     if path.suffix == ".txt":
-        cells = enumerate(decoded_lines(path), start=1)
+        check_has_columns(path, text_pair_column)
+        records = ((number, [line]) for number, line in enumerate(decoded_lines(path), start=1))
     elif path.suffix in (".csv", ".tsv"):
-        cells = iterate_table(path, text_column)
+        records = iterate_table(path, names)
     elif path.suffix in (".json", ".jsonl"):
-        cells = iterate_json(path, text_column)
+        records = iterate_json(path, names)
     elif path.suffix == ".parquet":
-        cells = iterate_parquet(path, text_column)
+        records = iterate_parquet(path, names)
     else:
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")
-    for number, cell in cells:
+    for number, cells in records:
         row = Rows(str(path))
-        row.add(number, cell, None)
+        row.add(number, cells, None)
         yield row.texts[0]
 
 
-def iterate_table(path, text_column):
-    """`(line, text)` of a file with a header."""
+def iterate_table(path, names):
+    """`(line, cells of the texts)` of a file with a header."""
     records = csv_records(path) if path.suffix == ".csv" else tsv_records(path)
     _, columns = next(records, (0, []))
-    text, _ = find_columns(columns, text_column, None, path, need_labels=False)
-    index = columns.index(text)
+    texts, _ = find_columns(columns, *names, path, need_labels=False)
+    indices = [columns.index(text) for text in texts]
     for line, cells in records:
         check_cells(cells, columns, path, line)
-        yield line, cells[index]
+        yield line, [cells[index] for index in indices]
 
 
-def iterate_json(path, text_column):
-    """`(line, text)` of JSON lines; the first one names the columns."""
-    text = None
+def iterate_json(path, names):
+    """`(line, cells of the texts)` of JSON lines; the first one names the columns."""
+    texts = None
     for number, item in json_records(path):
-        if text is None:
-            text, _ = find_columns(list(item), text_column, None, path, need_labels=False)
-        check_item(item, text, path, number)
-        yield number, item[text]
+        if texts is None:
+            texts, _ = find_columns(list(item), *names, path, need_labels=False)
+        check_item(item, texts, path, number)
+        yield number, [item[text] for text in texts]
 
 
-def iterate_parquet(path, text_column):
-    """`(row, text)` of a parquet file, a piece at a time."""
+def iterate_parquet(path, names):
+    """`(row, cells of the texts)` of a parquet file, a piece at a time."""
     file = open_parquet(path)
-    text, _ = find_columns(file.schema_arrow.names, text_column, None, path, need_labels=False)
+    texts, _ = find_columns(file.schema_arrow.names, *names, path, need_labels=False)
     try:
-        cells = (cell for batch in file.iter_batches(columns=[text]) for cell in batch[text].to_pylist())
+        batches = file.iter_batches(columns=texts)
+        cells = (row for batch in batches for row in zip(*(batch[text].to_pylist() for text in texts), strict=True))
         yield from enumerate(cells, start=1)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None

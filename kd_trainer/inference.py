@@ -8,16 +8,18 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers.utils.logging import tqdm  # a bar that --disable_tqdm silences with all the others
 
 from .errors import InputError
+from .pairs import sides, tokenizer_arguments
 
 
 def pad_texts(tokenizer, texts, max_length):
     """A batch of texts as a model takes it, padded to its longest; a text beyond `max_length` tokens is cut off."""
-    return tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+    given = tokenizer_arguments(texts)
+    return tokenizer(*given, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
 
 
 def longest_first(texts):
     """Rows of `texts` by length, `list[int]`: little padding, and what does not fit into memory fails at once."""
-    return sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    return sorted(range(len(texts)), key=lambda row: sum(map(len, sides(texts[row]))), reverse=True)
 
 
 @torch.no_grad()
@@ -29,8 +31,8 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
     Args:
         model (`PreTrainedModel`): On the device it is to run on; its mode is put back afterwards.
         tokenizer (`PreTrainedTokenizerBase`): The model's.
-        texts (`list[str]`): Any number, empty ones included.
-        max_length (`int`): In tokens; the rest of a text is cut off.
+        texts (`list[str]` or `list[tuple[str, str]]`): Any number, empty ones included; tuples are pairs of texts.
+        max_length (`int`): In tokens, of both texts of a pair together; the rest is cut off.
         batch_size (`int`, *optional*, defaults to 64): Texts per forward.
         description (`str`, *optional*): Of the progress bar; None for no bar.
         dtype (`torch.dtype`, *optional*): Of an autocast; without it the model runs in its own precision.

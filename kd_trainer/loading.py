@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from . import modeling_bag, modeling_bilstm, modeling_cnn  # noqa: F401  register themselves with the auto classes
 from .errors import InputError
+from .modeling_bag import BagConfig  # these three register themselves with the auto classes
+from .modeling_bilstm import BiLSTMConfig
+from .modeling_cnn import CNNConfig
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +18,7 @@ logger = logging.getLogger(__name__)
 POOLER = re.compile(r"(^|\.)pooler\.")
 
 STUDENT_HEADS = ("classifier.", "ngrams.classifier.")
+STUDENT_TYPES = {config.model_type for config in (BagConfig, BiLSTMConfig, CNNConfig)}
 
 # Models whose positions start behind the padding token's id.
 SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta",
@@ -150,6 +153,39 @@ def load_classifier(name, args, label_names=None, what="model"):
     if absent:
         logger.info(f"{what} {name}: new weights for {', '.join(sorted(absent))}")
     return model
+
+
+def check_pairs(model, tokenizer, pairs):
+    """
+    Refuses texts for which a student is not made. A transformer reads a pair as its tokenizer writes it.
+
+    Args:
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The classifier.
+        pairs (`bool`): Whether it is given pairs of texts.
+
+    Raises:
+        `InputError`: For a student of single texts that is given pairs, or the other way round; for pairs and a
+            tokenizer by which a student cannot tell the two texts apart.
+    """
+    if model.config.model_type not in STUDENT_TYPES:
+        return
+    # One that was saved with its own code before there were pairs has no such field.
+    reads_pairs = model.config.to_dict().get("text_pairs", False)
+    if pairs and not reads_pairs:
+        raise InputError(
+            f"this {model.config.model_type} reads single texts and is given pairs: leave --text_pair_column and "
+            "--predict_text_pair out"
+        )
+    if reads_pairs and not pairs:
+        raise InputError(
+            f"this {model.config.model_type} reads pairs of texts: give --text_pair_column, or --predict_text_pair "
+            "beside --predict_text"
+        )
+    if pairs and 1 not in tokenizer("一", "二").get("token_type_ids", ()):
+        raise InputError(
+            f"the tokenizer, a {type(tokenizer).__name__}, gives no token_type_ids, by which a student tells the texts "
+            "of a pair apart: use --tokenizer_type char or word"
+        )
 
 
 def fit_length(max_length, tokenizer, config, flag="--max_seq_length"):

@@ -51,7 +51,7 @@ class BagForSequenceClassification(StudentPreTrainedModel):
         self.layers = nn.ModuleList(
             nn.Linear(width, following) for width, following in zip(widths, widths[1:], strict=False)
         )
-        self.classifier = nn.Linear(widths[-1], config.num_labels)
+        self.classifier = nn.Linear(config.row_width(widths[-1]), config.num_labels)
         self.post_init()
 
     def encode(self, states, lengths):

@@ -137,7 +137,7 @@ class BiLSTMForSequenceClassification(StudentPreTrainedModel):
         self.layers = nn.ModuleList(BiLSTMLayer(width, config.hidden_size) for width in widths)
         # No bias: softmax does not see it.
         self.attention = nn.Linear(2 * config.hidden_size, 1, bias=False) if config.pooling == "attention" else None
-        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.row_width(2 * config.hidden_size), config.num_labels)
         self.post_init()
 
     @torch.no_grad()

@@ -53,7 +53,8 @@ class CNNForSequenceClassification(StudentPreTrainedModel):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(config.embedding_size, config.hidden_size, size, padding=size - 1) for size in config.kernel_sizes
         )
-        self.classifier = nn.Linear(config.hidden_size * len(config.kernel_sizes), config.num_labels)
+        width = config.hidden_size * len(config.kernel_sizes)
+        self.classifier = nn.Linear(config.row_width(width), config.num_labels)
         self.post_init()
 
     def encode(self, states, lengths):

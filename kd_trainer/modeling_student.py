@@ -1,5 +1,6 @@
 """
-What all students share as `transformers` models: token embeddings, hashed n-grams beside them, a linear classifier.
+What all students share as `transformers` models: token embeddings, hashed n-grams beside them, a linear classifier of
+one text or of a pair of texts.
 
 This file travels with every saved student (`auto_map` in its `config.json`), so that `trust_remote_code=True` loads it
 where this package is not installed: it imports nothing but torch and transformers.
@@ -32,6 +33,8 @@ class StudentConfig(PreTrainedConfig):
         ngram_dropout (`float`, *optional*, defaults to 0.3): Share of the n-grams left out in training.
         ngram_loss_weight (`float`, *optional*, defaults to 0.3): In training, weight of the same loss on the logits of
             the n-grams alone: without it the branch that learns faster leaves the other one nothing to learn.
+        text_pairs (`bool`, *optional*, defaults to `False`): Whether a row is two texts, told apart by their
+            `token_type_ids`, 0 and 1. Each is read by itself, with the same weights, see [`combine_pairs`].
 
     Raises:
         `ValueError`: For a size below one, or a number that is out of its range.
@@ -50,6 +53,7 @@ class StudentConfig(PreTrainedConfig):
     ngram_order: int = 3
     ngram_dropout: float = 0.3
     ngram_loss_weight: float = 0.3
+    text_pairs: bool = False
 
     sizes = ("vocab_size", "embedding_size", "ngram_size", "ngram_order")
 
@@ -65,6 +69,10 @@ class StudentConfig(PreTrainedConfig):
         if self.ngram_loss_weight < 0:
             raise ValueError(f"ngram_loss_weight is {self.ngram_loss_weight}: it must not be negative")
         super().__post_init__(**kwargs)
+
+    def row_width(self, width):
+        """Numbers that stand for a row where `width` numbers stand for a text."""
+        return 4 * width if self.text_pairs else width
 
 
 @dataclass
@@ -98,6 +106,22 @@ def left_aligned(mask):
 def gather_rows(states, order):
     """`states[i, order[i, t]]`: `(batch, time, width)` re-ordered along time by `(batch, time)` positions."""
     return states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def combine_pairs(vectors):
+    """
+    What a classifier reads of two texts whose vectors are u and v: `[u, v, |u − v|, u · v]`, the product by element.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(2 · batch_size, width)`): Of all first texts, then of all second ones.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, 4 · width)`.
+
+    Source: Mou et al. 2016, https://arxiv.org/abs/1512.08422; Conneau et al. 2017, https://arxiv.org/abs/1705.02364.
+    """
+    u, v = vectors.unflatten(0, (2, -1))  # not chunk: a graph that is exported for any batch cannot tell its halves
+    return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
 
 
 def hash_ngrams(input_ids, lengths, order, buckets):
@@ -152,15 +176,17 @@ class NGrams(nn.Module):
         self.order = config.ngram_order
         self.buckets = config.ngram_buckets
         self.left_out = config.ngram_dropout
+        self.text_pairs = config.text_pairs
         self.table = NGramTable(config.ngram_buckets, config.ngram_size, padding_idx=0, sparse=True)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.ngram_size, config.num_labels)
+        self.classifier = nn.Linear(config.row_width(config.ngram_size), config.num_labels)
 
     def forward(self, input_ids, lengths):
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Left-aligned.
-            lengths (`torch.LongTensor` of shape `(batch_size,)`): Tokens per row.
+            input_ids (`torch.LongTensor` of shape `(num_texts, sequence_length)`): Left-aligned; of pairs all first
+                texts, then all second ones.
+            lengths (`torch.LongTensor` of shape `(num_texts,)`): Tokens per text.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, num_labels)`: Logits of the n-grams alone.
@@ -170,7 +196,8 @@ class NGrams(nn.Module):
             buckets = buckets.masked_fill(torch.rand(buckets.shape, device=buckets.device) < self.left_out, 0)
         count = (buckets != 0).sum(dim=1, keepdim=True).clamp(min=1)
         # Bucket 0 stays a row of zeros.
-        return self.classifier(self.dropout(self.table(buckets).sum(dim=1) / count))
+        means = self.table(buckets).sum(dim=1) / count
+        return self.classifier(self.dropout(combine_pairs(means) if self.text_pairs else means))
 
 
 class StudentPreTrainedModel(PreTrainedModel):
@@ -230,7 +257,9 @@ class StudentPreTrainedModel(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Token ids; the length may be 0.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): Non-zero for real
                 tokens. Without it every token but `pad_token_id` is real.
-            token_type_ids (`torch.LongTensor`, *optional*): Not used; a BERT's tokenizer may give them.
+            token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): 0 for tokens of
+                the first text and 1 for those of the second, where the configuration has `text_pairs`; otherwise not
+                used, a BERT's tokenizer may give them.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
                 Instead of `input_ids`; not for a student that has n-grams.
             labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*): As
@@ -240,27 +269,40 @@ class StudentPreTrainedModel(PreTrainedModel):
             [`StudentOutput`]: `logits` of shape `(batch_size, num_labels)`, and `loss` if labels are given.
 
         Raises:
-            `ValueError`: Unless exactly one of `input_ids` and `inputs_embeds` is given.
+            `ValueError`: Unless exactly one of `input_ids` and `inputs_embeds` is given; for pairs without
+                `token_type_ids`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if input_ids is None and self.ngrams is not None:
             raise ValueError("n-grams are made of input_ids: pass those, not inputs_embeds")
+        if self.config.text_pairs and token_type_ids is None:
+            raise ValueError("a student of text pairs needs token_type_ids to tell the two texts apart")
         if inputs_embeds is None:
             if input_ids.shape[1] == 0:
                 # A batch of nothing but empty texts: one padding token stands for each.
                 input_ids = input_ids.new_full((len(input_ids), 1), self.config.pad_token_id or 0)
-                attention_mask = torch.zeros_like(input_ids)
+                attention_mask = token_type_ids = torch.zeros_like(input_ids)
             if attention_mask is None and self.config.pad_token_id is not None:
                 attention_mask = input_ids != self.config.pad_token_id
             inputs_embeds = self.embeddings(input_ids)
         if attention_mask is None:
             attention_mask = torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device)
 
-        order, lengths = left_aligned(attention_mask)
+        is_token = attention_mask != 0
+        if self.config.text_pairs:
+            # A batch of twice as many texts, in which the other text of a pair is padding.
+            is_token = torch.cat([is_token & (token_type_ids == side) for side in (0, 1)])
+            inputs_embeds = inputs_embeds.repeat(2, 1, 1)
+            input_ids = None if input_ids is None else input_ids.repeat(2, 1)
+        order, lengths = left_aligned(is_token)
+        if self.config.text_pairs and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            # No longer than the longest text: twice as fast. But a graph that is kept must not hold one batch's length.
+            order = order[:, : max(1, int(lengths.max()))]
         # An empty text reads one padding position: what stands there must not matter.
-        states = gather_rows(inputs_embeds.masked_fill((attention_mask == 0)[..., None], 0), order)
-        logits = self.classifier(self.dropout(self.encode(states, lengths.clamp(min=1))))
+        states = gather_rows(inputs_embeds.masked_fill(~is_token[..., None], 0), order)
+        vectors = self.encode(states, lengths.clamp(min=1))
+        logits = self.classifier(self.dropout(combine_pairs(vectors) if self.config.text_pairs else vectors))
         ngram_logits = None
         if self.ngrams is not None:
             ngram_logits = self.ngrams(input_ids.gather(1, order), lengths)

@@ -18,6 +18,7 @@ from .errors import InputError
 from .inference import pad_texts
 from .metrics import agreement, score_logits
 from .output_folder import SCORED
+from .pairs import sides
 from .robustness import MEASURES
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
@@ -48,7 +49,7 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
     Args:
         model (`PreTrainedModel`): Left where it is and as it is; a copy on the CPU is measured.
         tokenizer (`PreTrainedTokenizerBase`): The model's.
-        texts (`list[str]`): Taken in turn, at most 256 of them.
+        texts (`list[str]` or `list[tuple[str, str]]`): Taken in turn, at most 256 of them.
         max_length (`int`): In tokens.
         budget (`float`, *optional*, defaults to 5.0): Seconds for each of the two numbers, at most.
 
@@ -101,7 +102,7 @@ def result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logi
 
     Args:
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): What is described.
-        texts (`list[str]`): Of the split reported.
+        texts (`list[str]` or `list[tuple[str, str]]`): Of the split reported.
         logits (`np.ndarray` of shape `(len(texts), num_labels)`): The model's.
         labels (`np.ndarray` of shape `(len(texts),)`): Label ids.
         max_length (`int`): In the model's tokens.
@@ -203,10 +204,14 @@ def softmax(logits):
 
 
 def prediction_rows(texts, logits, label_names):
-    """Yields `{"text", "label", "probabilities"}` of every text; probabilities by label name."""
+    """
+    Yields `{"text", "label", "probabilities"}` of every text, with `"text_pair"` behind the text of a pair;
+    probabilities by label name.
+    """
     for text, row in zip(texts, softmax(logits), strict=True):
         probabilities = {name: round(float(value), 6) for name, value in zip(label_names, row, strict=True)}
-        yield {"text": text, "label": label_names[int(row.argmax())], "probabilities": probabilities}
+        given = dict(zip(("text", "text_pair"), sides(text), strict=False))
+        yield {**given, "label": label_names[int(row.argmax())], "probabilities": probabilities}
 
 
 def check_prediction_file(path, overwrite):
@@ -237,9 +242,11 @@ def write_predictions(path, rows, label_names):
     with partial.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             writer = csv.writer(file)
-            writer.writerow(["text", "label", *(f"probability_{name}" for name in label_names)])
-            for row in rows:
-                writer.writerow([row["text"], row["label"], *row["probabilities"].values()])
+            for number, row in enumerate(rows):
+                columns = [name for name in row if name != "probabilities"]
+                if number == 0:
+                    writer.writerow([*columns, *(f"probability_{name}" for name in label_names)])
+                writer.writerow([*(row[name] for name in columns), *row["probabilities"].values()])
         else:
             start, between, end = ("[\n", ",\n", "\n]\n") if path.suffix == ".json" else ("", "\n", "\n")
             file.write(start)

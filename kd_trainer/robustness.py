@@ -8,6 +8,7 @@ from .adversarial import Attack, PerturbedEmbeddings, input_embeddings
 from .batches import NO_LABEL
 from .errors import InputError
 from .inference import longest_first, pad_texts, predict_logits
+from .pairs import tokenizer_arguments
 from .text_noise import add_noise
 
 # A perturbation's largest norm, as a share of the norm of the text's own embeddings: an absolute one would mean
@@ -26,7 +27,7 @@ def attacked_logits(model, tokenizer, texts, labels, max_length, attack, size=AT
 
     Args:
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): Single-label classifier, its tokenizer.
-        texts (`list[str]`), labels (`list[int]`): With the true label ids.
+        texts (`list[str]` or pairs), labels (`list[int]`): With the true label ids.
         max_length (`int`): In tokens.
         attack ([`Attack`]): `"fgm"` or `"pgd"`; its epsilon and alpha count in units of `size`.
         size (`float`, *optional*, defaults to 0.1): Largest norm of a text's perturbation, as a share of the norm of
@@ -84,6 +85,16 @@ def check_attackable(model, tokenizer, max_length):
         ) from error
 
 
+def noisy_texts(texts, rate):
+    """Texts, or pairs of texts, with [`add_noise`]: errors of its own in each of a pair's texts."""
+    columns = tokenizer_arguments(texts)
+    noisy = add_noise(columns[0], rate)
+    if len(columns) == 1:
+        return noisy
+    # Another seed: the errors of both texts would stand at the same places.
+    return list(zip(noisy, add_noise(columns[1], rate, seed=1), strict=True))
+
+
 def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=64):
     """
     Accuracy on up to 2,000 texts (a seeded sample, the same for every model): as they are, under FGM and PGD on the
@@ -91,7 +102,7 @@ def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=6
 
     Args:
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): Single-label classifier, its tokenizer.
-        texts (`list[str]`), labels (`list[int]`): With the true label ids; rows without one (−100) do not count.
+        texts (`list[str]` or pairs), labels (`list[int]`): With the true ids; rows without one (−100) do not count.
         max_length (`int`): In tokens.
         batch_size (`int`, *optional*, defaults to 64): Texts per forward.
 
@@ -114,5 +125,5 @@ def measure_robustness(model, tokenizer, texts, labels, max_length, batch_size=6
             attacked_logits(model, tokenizer, texts, labels, max_length, attack, batch_size=batch_size)
         )
     for name, rate in NOISE_RATES.items():
-        results[name] = accuracy(predict(add_noise(texts, rate)))
+        results[name] = accuracy(predict(noisy_texts(texts, rate)))
     return results

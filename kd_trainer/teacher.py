@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -20,6 +21,7 @@ from .errors import InputError
 from .inference import predict_logits
 from .logit_file import LogitFile
 from .metrics import is_at_chance
+from .pairs import sides
 from .precision import half_dtype
 
 logger = logging.getLogger(__name__)
@@ -128,14 +130,16 @@ def cache_key(digest, texts):
 
     Args:
         digest (`str`): The teacher's, see [`teacher_digest`].
-        texts (sequence of `str`): Read by slices.
+        texts (sequence of `str` or of pairs): Read by slices.
 
     Returns:
         `str` of 64 hexadecimal digits.
     """
-    key = hashlib.sha256(f"{digest} {len(texts)}".encode())
+    # Two texts are not the pair of them.
+    kind = " pairs" if len(texts) and isinstance(texts[0], tuple) else ""
+    key = hashlib.sha256(f"{digest} {len(texts)}{kind}".encode())
     for start in range(0, len(texts), PIECE_ROWS):
-        for text in texts[start : start + PIECE_ROWS]:
+        for text in itertools.chain.from_iterable(map(sides, texts[start : start + PIECE_ROWS])):
             encoded = text.encode("utf-8", "surrogatepass")
             key.update(len(encoded).to_bytes(8, "little"))
             key.update(encoded)
@@ -237,7 +241,7 @@ def cached_logits(
 
     Args:
         teacher, tokenizer, max_length, batch_size: As [`predict_logits`].
-        texts (sequence of `str`): Read by slices, so that a memory-mapped column need not fit into memory.
+        texts (sequence of `str` or of pairs): Read by slices, so that a memory-mapped column need not fit into memory.
         cache_dir (`str`, *optional*): Defaults to [`default_cache_dir`].
         half (`bool`, *optional*, defaults to `False`): Whether half precision may be used, see [`choose_dtype`]; what
             may be is kept apart from what may not.

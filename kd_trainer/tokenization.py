@@ -128,7 +128,9 @@ def read_vocabulary(path):
     return tokens, pad, unk
 
 
-def build_tokenizer(texts=(), kind="char", vocab_size=5000, vocab_file=None, max_length=None, bert_style=False):
+def build_tokenizer(
+    texts=(), kind="char", vocab_size=5000, vocab_file=None, max_length=None, bert_style=False, text_pairs=False
+):
     """
     A fast tokenizer with the `vocab_size` most frequent tokens of `texts`, or with the tokens of `vocab_file`.
 
@@ -141,6 +143,8 @@ def build_tokenizer(texts=(), kind="char", vocab_size=5000, vocab_file=None, max
         max_length (`int`, *optional*): Stored as `model_max_length`, in tokens.
         bert_style (`bool`, *optional*, defaults to `False`): Adds `[CLS]`, `[SEP]` around every text and `[MASK]` to
             the vocabulary, for a BERT that is trained from scratch.
+        text_pairs (`bool`, *optional*, defaults to `False`): Gives `token_type_ids`, 0 for the first text of a pair and
+            1 for the second, as `bert_style` does anyway.
 
     Returns:
         `PreTrainedTokenizerFast` whose padding token has id 0 and unknown token id 1, unless `vocab_file` says else.
@@ -185,8 +189,10 @@ def build_tokenizer(texts=(), kind="char", vocab_size=5000, vocab_file=None, max
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
         )
+    elif text_pairs:
+        backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
     names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"} if bert_style else {}
-    model_inputs = ["input_ids", "token_type_ids", "attention_mask"] if bert_style else ["input_ids", "attention_mask"]
+    model_inputs = ["input_ids", *(["token_type_ids"] if bert_style or text_pairs else []), "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=pad,

@@ -14,6 +14,7 @@ import pyarrow as pa
 from .batches import NO_LABEL
 from .errors import InputError
 from .files import iterate_texts
+from .pairs import columns_of, sides, stripped, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,34 +79,36 @@ def vary(words, kinds, mask, vocabulary, other, generator):
 
 def augment(texts, kinds, variants, mask, seed=0):
     """
-    Variants of every text, which change its meaning at times: a teacher labels them anew.
+    Variants of every text, which change its meaning at times: a teacher labels them anew. Of a pair of texts one is
+    varied, the first or the second by chance: the other one still says what it is compared with.
 
     Args:
-        texts (`list[str]`): Those without a word have no variant.
+        texts (`list[str]` or `list[tuple[str, str]]`): Those without a word have no variant.
         kinds (collection of `str`): Of `AUGMENTATIONS`, see [`vary`].
         variants (`int`): Of each text.
         mask (`str`): Stands for a masked word.
         seed (`int`, *optional*, defaults to 0): Of the draws.
 
     Yields:
-        `str`, those that are not the text itself.
+        `str` or `tuple[str, str]`, those that are not the text itself.
 
     Source: Tang et al. 2019, https://arxiv.org/abs/1903.12136, section 3.2, for masking, replacing and n-grams (their
     replacement keeps the part of speech; this one does not).
     """
     generator = random.Random(seed)
-    split = [WORD.findall(text) for text in texts]
-    vocabulary = [word.strip() for words in split for word in words]
+    split = [[WORD.findall(side) for side in sides(text)] for text in texts]
+    vocabulary = [word.strip() for row in split for words in row for word in words]
     for _ in range(variants):
-        for text, words in zip(texts, split, strict=True):
-            if words:
-                other = split[generator.randrange(len(split))]
-                variant = vary(words, kinds, mask, vocabulary, other, generator)
-                if variant != text.strip():
-                    yield variant
+        for text, row in zip(texts, split, strict=True):
+            side = generator.randrange(2) if len(row) > 1 else 0
+            if row[side]:
+                other = split[generator.randrange(len(split))][side]
+                variant = vary(row[side], kinds, mask, vocabulary, other, generator)
+                if variant != sides(text)[side].strip():
+                    yield variant if len(row) == 1 else (*text[:side], variant, *text[side + 1 :])
 
 
-def transfer_set(data, teacher_args, text_column, mask, seed):
+def transfer_set(data, teacher_args, text_column, mask, seed, text_pair_column=None):
     """
     The texts without labels that `--unlabeled_file` and `--augment` name, less those that also stand in a split of the
     data, whatever its name. They lie on disk: a file may be larger than the memory.
@@ -116,9 +119,11 @@ def transfer_set(data, teacher_args, text_column, mask, seed):
         text_column (`str`, *optional*): Of the files.
         mask (`str`): Stands for a masked word in both models' texts.
         seed (`int`): Of the variants.
+        text_pair_column (`str`, *optional*): Of the files, where the data's texts are pairs.
 
     Returns:
-        `datasets.Dataset` with columns `text` and `labels` (all −100), or None where neither flag is given.
+        `datasets.Dataset` with columns `text`, for pairs `text_pair`, and `labels` (all −100), or None where neither
+        flag is given.
 
     Raises:
         `InputError`: For a file that cannot be read.
@@ -128,33 +133,34 @@ def transfer_set(data, teacher_args, text_column, mask, seed):
         return None
     check_augmentations(kinds)
     # Hashes, not texts: collisions lose a text in 2^40 or so.
-    known = {hash(text.strip()) for split in data.splits.values() for text in split["text"][:]}
+    known = {hash(stripped(text)) for split in data.splits.values() for text in texts_of(split)[:]}
     counts = {"left out": 0}
 
     def new(source, texts):
         count = 0
         for text in texts:
-            if hash(text.strip()) in known:
+            if hash(stripped(text)) in known:
                 counts["left out"] += 1
-            elif text.strip():
+            elif "".join(sides(text)).strip():
                 count += 1
                 yield text
         counts[source] = count
 
     def generate():
         for path in files:
-            yield from new(path, iterate_texts(path, text_column))
+            yield from new(path, iterate_texts(path, text_column, text_pair_column))
         if kinds:
-            texts = data.splits["train"]["text"][:]
+            texts = texts_of(data.splits["train"])[:]
             yield from new("variants", augment(texts, kinds, teacher_args.num_augmented, mask, seed))
 
     folder = tempfile.mkdtemp(prefix="kd_trainer_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    schema = pa.schema({"text": pa.string(), "labels": pa.int64()})
+    schema = pa.schema({name: pa.string() for name in columns_of([], data.has_pairs)} | {"labels": pa.int64()})
     texts, size = generate(), 0
     with pa.OSFile(f"{folder}/texts.arrow", "wb") as file, pa.RecordBatchStreamWriter(file, schema) as writer:
         while batch := list(itertools.islice(texts, 10_000)):
-            writer.write_batch(pa.record_batch([batch, [NO_LABEL] * len(batch)], schema=schema))
+            rows = [*columns_of(batch, data.has_pairs).values(), [NO_LABEL] * len(batch)]
+            writer.write_batch(pa.record_batch(rows, schema=schema))
             size += len(batch)
     if size == 0:
         raise InputError("--unlabeled_file and --augment give no text that is not in the data already: leave them out")

@@ -20,7 +20,7 @@ from .data import load_data, load_texts
 from .errors import InputError
 from .files import as_text
 from .inference import predict_logits
-from .loading import fit_length, label_list, load_classifier, load_config, named_labels
+from .loading import check_pairs, fit_length, label_list, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
 from .output_folder import (
     REPORT,
@@ -31,6 +31,7 @@ from .output_folder import (
     find_checkpoint,
     plain,
 )
+from .pairs import texts_of
 from .report import (
     check_prediction_file,
     format_per_class,
@@ -69,6 +70,11 @@ class Run:
     @property
     def output_dir(self):
         return Path(self.args.output_dir)
+
+    @property
+    def reads_pairs(self):
+        """Whether a row is a pair of texts."""
+        return self.data_args.text_pair_column is not None or self.run_args.predict_text_pair is not None
 
     @property
     def scored_split(self):
@@ -270,6 +276,7 @@ def run_alone(run, role, model_args, model, tokenizer, data):
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model.
         data ([`TextData`] or None): None when nothing but predicting is to be done.
     """
+    check_pairs(model, tokenizer, run.reads_pairs)
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, model.config)
     trainer, seconds = None, None
     if run.args.do_train:
@@ -299,7 +306,7 @@ def score_model(run, model, tokenizer, data, max_length, logits=None, teacher_lo
     """
     if run.args.process_index != 0:
         return {}, None
-    texts, labels = data.splits[run.scored_split]["text"][:], data.splits[run.scored_split]["labels"][:]
+    texts, labels = texts_of(data.splits[run.scored_split])[:], data.splits[run.scored_split]["labels"][:]
     if logits is None:
         logits = predict_logits(model, tokenizer, texts, max_length, run.args.per_device_eval_batch_size)
     row = result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logits, train_seconds)
@@ -327,7 +334,7 @@ def finish_report(run, rows, data, logits, trainer=None):
             "split": split,
             "labels": data.label_names,
             "data": data.facts,
-            "texts_sha256": hashlib.sha256(json.dumps(data.splits[split]["text"][:]).encode()).hexdigest(),
+            "texts_sha256": hashlib.sha256(json.dumps(texts_of(data.splits[split])[:]).encode()).hexdigest(),
             "seed": run.args.seed,
             "settings": plain(run.settings),
             "precision": "bf16" if run.args.bf16 else "fp16" if run.args.fp16 else "fp32",
@@ -361,6 +368,8 @@ def predict(run, model, tokenizer, max_length):
     texts = None
     if run.run_args.predict_text is not None:
         texts = [as_text(run.run_args.predict_text, "--predict_text")]
+        if run.run_args.predict_text_pair is not None:
+            texts = [(*texts, as_text(run.run_args.predict_text_pair, "--predict_text_pair"))]
     elif run.run_args.predict_file is not None:
         texts = load_texts(run.run_args.predict_file, run.data_args, label_names)
     if texts is None or run.args.process_index != 0:

@@ -9,7 +9,7 @@ import kd_trainer
 
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
-    | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers"}
+    | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers", "pairs"}
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
     {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
