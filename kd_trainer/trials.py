@@ -48,7 +48,7 @@ def format_p(p):
 def format_trials(rows, names, metric, best):
     """A Markdown table of [`table_of`]'s rows; `*` marks the best."""
     scores = list(dict.fromkeys((metric, "accuracy")))
-    cells = [["trial", *names, "epoch", *scores, "points against 1", "p", "seconds"]]
+    cells = [["trial", *names, "epoch", *scores, "points", "p", "seconds"]]
     for row in rows:
         values = [f"{row[name]:g}" for name in names] + [f"{row['epoch']:.3g}"]
         compared = row["p"] is not None
@@ -66,8 +66,7 @@ def verdict(rows, best, metric):
     noise = "within noise" if best["p"] >= LEVEL else "more than noise"
     return (
         f"Trial {best['trial']} is the best: {metric} {best[metric]:.4f}, {gain:+.2f} points against the first, with "
-        f"the flags as given.\nIts accuracy differs by {difference:+.2f} points: {noise} (McNemar, p "
-        f"{format_p(best['p'])} after correction for {len(rows) - 1} comparisons).\n"
+        f"the flags as given.\nIts accuracy differs by {difference:+.2f} points: {noise}.\n"
         f"The best of {len(rows)} is flattered: it was chosen on the rows that score it, with one seed."
     )
 
@@ -122,6 +121,10 @@ def report_trials(run, trials, names, data):
         "versions": {**versions(), "optuna": version("optuna")},
     }
     write_json(run.output_dir / SEARCH_TABLE, result)
-    shown = f"\nvalidation split, {data.facts['rows']['validation']} rows\n{format_trials(rows, names, metric, best)}\n"
-    print(f"{shown}\n{verdict(rows, best, metric)}\nTo train it: {command}\n", flush=True)
+    print(
+        f"\nvalidation split, {data.facts['rows']['validation']} rows\n{format_trials(rows, names, metric, best)}\n"
+        "points, p: accuracy against trial 1, McNemar's test, corrected for the number of trials (Holm)\n"
+        f"\n{verdict(rows, best, metric)}\nTo train it: {command}\n",
+        flush=True,
+    )
     logger.info(f"trials written to {run.output_dir / SEARCH_TABLE}")

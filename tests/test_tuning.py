@@ -331,10 +331,10 @@ def test_trials_are_compared_with_the_first_by_mcnemars_test_and_holms_correctio
     ("gains", "parts"),
     [
         ((5, 10), ("None of 3 trials has a better f1 than the first",)),
-        ((24, 26), ("Trial 3 is the best: f1 0.5030, +0.30 points", "within noise", "flattered", "2 comparisons")),
+        ((24, 26), ("Trial 3 is the best: f1 0.5030, +0.30 points", "+0.20 points: within noise", "flattered")),
         (
             (90, 26),
-            ("Trial 2 is the best: f1 0.5350, +3.50 points", "more than noise (McNemar, p < 0.001", "flattered"),
+            ("Trial 2 is the best: f1 0.5350, +3.50 points", "+3.50 points: more than noise", "flattered"),
         ),
     ],
 )
