@@ -10,10 +10,9 @@ import numpy as np
 import yaml
 
 from .arguments import TuningArguments
-from .comparison import LEVEL
+from .comparison import LEVEL, compare_rows
 from .output_folder import BEST, SEARCH_TABLE, plain
 from .report import align, versions, write_json
-from .significance import holm, paired_test
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 def table_of(trials):
     """
     The rows of the table, each trial against the first: the difference of their accuracies, and the p-value of
-    McNemar's test, corrected for the number of comparisons ([`paired_test`], [`holm`]).
+    McNemar's test, corrected for the number of comparisons ([`compare_rows`]).
 
     Args:
         trials (`list[optuna.trial.FrozenTrial]`): As [`TrialTrainer`] has left them.
@@ -29,15 +28,15 @@ def table_of(trials):
     Returns:
         `list[dict]`.
     """
-    correct = [np.array(list(trial.user_attrs["correct"])) == "1" for trial in trials]
-    tests = [paired_test(one, correct[0]) for one in correct[1:]]
-    p_values = [None, *holm([p for _, p in tests])]
-    differences = [None, *(difference for difference, _ in tests)]
     rows = []
     for number, trial in enumerate(trials, start=1):
-        row = {"trial": number, **trial.user_attrs["values"], **trial.user_attrs["scores"]}
-        row |= {"epoch": trial.user_attrs["epoch"], "seconds": trial.duration.total_seconds()}
-        rows.append({**row, "against_first": differences[number - 1], "p": p_values[number - 1]})
+        known = trial.user_attrs
+        row = {"trial": number, **known["values"], **known["scores"], "epoch": known["epoch"]}
+        row["seconds"] = trial.duration.total_seconds()
+        rows.append({**row, "correct": np.array([[answer == "1" for answer in known["correct"]]])})
+    compare_rows(rows, [(row, rows[0]) for row in rows[1:]])
+    for row in rows:
+        del row["correct"]
     return rows
 
 
@@ -52,7 +51,7 @@ def format_trials(rows, names, metric, best):
     for row in rows:
         values = [f"{row[name]:g}" for name in names] + [f"{row['epoch']:.3g}"]
         compared = row["p"] is not None
-        against = [f"{100 * row['against_first']:+.2f}", format_p(row["p"])] if compared else ["–", "–"]
+        against = [f"{100 * row['difference']:+.2f}", format_p(row["p"])] if compared else ["–", "–"]
         number = f"{row['trial']}{' *' if row is best else ''}"
         cells.append([number, *values, *(f"{row[name]:.4f}" for name in scores), *against, f"{row['seconds']:.0f}"])
     return align(cells)
@@ -62,8 +61,8 @@ def verdict(rows, best, metric):
     """What came out, in sentences for whoever searched."""
     if best is rows[0]:
         return f"None of {len(rows)} trials has a better {metric} than the first, with the flags as given."
-    gain, difference = 100 * (best[metric] - rows[0][metric]), 100 * best["against_first"]
-    noise = "within noise" if best["p"] >= LEVEL else "more than noise"
+    gain, difference = 100 * (best[metric] - rows[0][metric]), 100 * best["difference"]
+    noise = "more than noise" if best["p"] < LEVEL else "within noise, the flags as given may be as good"
     return (
         f"Trial {best['trial']} is the best: {metric} {best[metric]:.4f}, {gain:+.2f} points against the first, with "
         f"the flags as given.\nIts accuracy differs by {difference:+.2f} points: {noise}.\n"

@@ -285,6 +285,9 @@ def test_a_search_is_no_run_to_compare(flags, tmp_path):
     recipe.write_text(f"# a\n# python run_distill.py {recipe}\ntune: true\ndo_train: true\ndo_predict: true\n")
     with refused(recipe, "--tune", "best.yaml"):
         make_experiment(recipe, [*flags, f"--output_dir={tmp_path}"], tmp_path)
+    with refused("--ablation and --tune"):
+        run_distill.main([*flags, "--ablation", "--tune", f"--output_dir={tmp_path / 'run'}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["search.yaml"]
 
 
 def test_values_as_given_stay_as_they_are_and_others_are_short():
@@ -321,17 +324,17 @@ def test_trials_are_compared_with_the_first_by_mcnemars_test_and_holms_correctio
     for gain in gains:  # McNemar's χ² is about a variance around 0, the test's t around the mean
         chi2 = (gain - 20) ** 2 / (gain + 20)
         p_values.append(2 * norm.sf(math.sqrt(chi2 * 1999 / (2000 - chi2))))
-    assert rows[0]["p"] is None and rows[0]["against_first"] is None
+    assert rows[0]["p"] is None and rows[0]["difference"] is None
     found, expected = [row["p"] for row in rows[1:]], [p_values[0], 2 * p_values[1], 3 * p_values[2]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    np.testing.assert_allclose([row["against_first"] for row in rows[1:]], [(gain - 20) / 2000 for gain in gains])
+    np.testing.assert_allclose([row["difference"] for row in rows[1:]], [(gain - 20) / 2000 for gain in gains])
 
 
 @pytest.mark.parametrize(
     ("gains", "parts"),
     [
         ((5, 10), ("None of 3 trials has a better f1 than the first",)),
-        ((24, 26), ("Trial 3 is the best: f1 0.5030, +0.30 points", "+0.20 points: within noise", "flattered")),
+        ((24, 26), ("Trial 3 is the best: f1 0.5030, +0.30 points", "+0.30 points: within noise", "flattered")),
         (
             (90, 26),
             ("Trial 2 is the best: f1 0.5350, +3.50 points", "+3.50 points: more than noise", "flattered"),
