@@ -5,6 +5,7 @@ Distil a teacher into a student, and say how much of the teacher it kept.
     python run_distill.py recipes/demo/distill.yaml
     python run_distill.py recipes/demo/distill.yaml --temperature 2 --output_dir outputs/demo/distilled_t2
     python run_distill.py recipes/demo/distill.yaml --ablation --ngram_buckets 16384 --augment mask drop
+    python run_distill.py recipes/demo/distill.yaml --tune --output_dir outputs/demo/search
 """
 
 import run_teacher
@@ -21,25 +22,29 @@ def make_parser():
         RunArguments,
         StudentArguments,
         TeacherArguments,
+        TuningArguments,
     )
     from kd_trainer.recipes import STUDENT_DEFAULTS, ScriptParser
 
-    dataclasses = (StudentArguments, TeacherArguments, AblationArguments, DataArguments, RunArguments)
+    dataclasses = (StudentArguments, TeacherArguments, AblationArguments, TuningArguments, DataArguments, RunArguments)
     return ScriptParser((*dataclasses, DistillationTrainingArguments), STUDENT_DEFAULTS, description=__doc__)
 
 
 def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
-    student_args, teacher_args, ablation_args, data_args, run_args, args, settings, given = make_parser().parse(argv)
+    *objects, args, settings, given = make_parser().parse(argv)
+    student_args, teacher_args, ablation_args, tuning_args, data_args, run_args = objects
     if ablation_args.ablation:
         from kd_trainer.ablation import ablate
 
         ablate(settings, ablation_args, args)
         return
     from kd_trainer.distill import distil, find_teachers, load_teachers, new_student, plan_alone
+    from kd_trainer.tuning import prepare_search, tune
     from kd_trainer.workflow import get_data, run_alone, start_run
 
     run = start_run(settings, args, data_args, run_args)
+    prepare_search(run, tuning_args, teacher_args)
     data = get_data(run, student_args, unlabelled_allowed=True, answer_column=teacher_args.teacher_column)
     alone = plan_alone(run) if args.do_train and teacher_args.compare_student else None
     if data is None or student_args.tokenizer_type != "teacher":
@@ -50,7 +55,10 @@ def main(argv):
         return
     names = find_teachers(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)
     teacher = load_teachers(names, teacher_args, student_args, data, data_args.max_seq_length)
-    distil(run, alone, teacher, student_args, data)
+    if tuning_args.tune:
+        tune(run, tuning_args, teacher, student_args, data)
+    else:
+        distil(run, alone, teacher, student_args, data)
 
 
 def console():

@@ -190,6 +190,8 @@ def ablate(settings, ablation_args, args):
     except ImportError:
         raise InputError("the plot of --ablation needs matplotlib: pip install 'kd_trainer[plot]'") from None
     set_logging(args)
+    if settings.get("tune"):
+        raise InputError("--ablation and --tune are both given: search first, then ablate the best.yaml it leaves")
     if not settings.get("output_dir"):
         raise InputError("no --output_dir: name the folder beside which the runs and their table go")
     output_dir, seeds = Path(args.output_dir), ablation_args.ablation_seeds

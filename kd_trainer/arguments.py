@@ -225,6 +225,30 @@ class AblationArguments:
 
 
 @dataclass
+class TuningArguments:
+    """Whether to search for settings of the distillation instead of following those given."""
+
+    _argument_group_name = "search"
+
+    tune: bool = field(
+        default=False,
+        metadata={
+            "help": "Search instead of distilling once: students that differ in --learning_rate and --temperature (a "
+            "quarter to four times what is given; no temperature for 'mse'), --alpha (0 to 1) and, with --augment, "
+            "--num_augmented (0 to what is given) are compared on the validation split; the test split is not read. "
+            "Writes the trials, OUTPUT_DIR/tune.json, and the best as a recipe, OUTPUT_DIR/best.yaml. The same command "
+            "goes on where it was stopped. Needs optuna."
+        },
+    )
+    tune_trials: int = field(
+        default=20, metadata={"help": "--tune: trials, the first with the flags as given. More can be asked for later."}
+    )
+
+    def __post_init__(self):
+        check_sizes(self, "tune_trials")
+
+
+@dataclass
 class DataArguments:
     """Which texts, where their labels stand, how much of them to use."""
 

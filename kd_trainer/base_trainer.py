@@ -104,8 +104,15 @@ class ClassificationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.mean_micro_batch = None
         self.part_sums = {"train": None, "eval": None}
+        self.clip_sparse_gradients()  # of a model that model_init has made by now
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.clip_sparse_gradients()  # a search makes an accelerator for every trial
+
+    def clip_sparse_gradients(self):
+        """Puts a clipping that takes sparse gradients in place of accelerate's, where the model has some."""
         if self.model is not None and sparse_names(self.model):
-            # accelerate's clipping, which the Trainer calls, knows dense gradients alone.
             self.accelerator.clip_grad_norm_ = self.clip_grad_norm
 
     @staticmethod

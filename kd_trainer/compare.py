@@ -114,6 +114,8 @@ def make_experiment(recipe, flags, output_dir):
     for name in ("overwrite_output_dir", "resume_from_checkpoint"):
         if settings.get(name):
             raise InputError(f"{recipe}: --{name}: a comparison goes on where it stopped: leave it out")
+    if settings.get("tune"):
+        raise InputError(f"{recipe}: --tune is a search, not a run to compare: leave it out, or compare its best.yaml")
     for name in ("train_file", "validation_file", "test_file", "class_file"):
         if settings.get(name) is not None and not Path(settings[name]).exists():
             raise InputError(f"{recipe}: {name} {settings[name]}: no such file")

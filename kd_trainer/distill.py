@@ -212,6 +212,14 @@ def plan_alone(run):
     return dataclasses.replace(run, settings=settings, args=args, checkpoint=checkpoint)
 
 
+def find_transfer_set(run, teacher_args, student_tokenizer, data):
+    """[`transfer_set`] as the flags of the run say."""
+    # One mask for both models' texts; what no tokenizer knows is a hole to all of them.
+    mask = student_tokenizer.mask_token or HOLE
+    columns = run.data_args
+    return transfer_set(data, teacher_args, columns.text_column, mask, run.args.seed, columns.text_pair_column)
+
+
 def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     """
     The training and validation splits with what the trainer needs of the teacher: its logits, or its token columns.
@@ -223,10 +231,7 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     online = teacher.args.teacher_mode == "online"
     its_tokens = (teacher.models[0].tokenizer, teacher.models[0].max_length) if online else ()
     texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
-    # One mask for both models' texts; what no tokenizer knows is a hole to all of them.
-    mask = student_tokenizer.mask_token or HOLE
-    columns = run.data_args
-    more = transfer_set(data, teacher.args, columns.text_column, mask, run.args.seed, columns.text_pair_column)
+    more = find_transfer_set(run, teacher.args, student_tokenizer, data)
     if more is not None:
         texts["transfer"] = more
     with run.args.main_process_first(desc="tokenizing"):

@@ -67,9 +67,12 @@ def score_logits(logits, labels):
 
 def compute_metrics(eval_prediction):
     """`Trainer(compute_metrics=...)`: [`score_logits`] of a `transformers.EvalPrediction`."""
-    predictions = eval_prediction.predictions
-    logits = predictions[0] if isinstance(predictions, tuple) else predictions
-    return score_logits(logits, eval_prediction.label_ids)
+    return score_logits(first_output(eval_prediction.predictions), eval_prediction.label_ids)
+
+
+def first_output(predictions):
+    """The logits in a Trainer's predictions, of models that have more outputs too."""
+    return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
 def agreement(student_logits, teacher_logits):

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
+SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 DIGEST, LOCK, SCORED = "_data.sha256", "_lock", "_scored.safetensors"  # a leading _ keeps them off the hub
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
 # Not kept: a secret, and what only makes sense once.
@@ -33,7 +34,7 @@ FREE_SETTINGS = {
     "output_dir", "disable_tqdm", "log_level", "logging_steps",
     "report_to", "predict_file", "predict_text", "predict_text_pair", "predict_output", "do_eval", "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
-    "use_cpu",
+    "use_cpu", "tune_trials",
 }  # fmt: skip
 
 
@@ -137,13 +138,16 @@ def find_checkpoint(folder, settings, args, overwrite):
     if (folder / REPORT).exists():
         raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
     last = last_checkpoint(folder)
+    searched = (folder / SEARCH).exists()
     if not (folder / RECIPE).exists():
-        if last is not None or (folder / "config.json").exists():
-            raise InputError(f"--output_dir {folder} holds a model that this run did not make: {cure}")
+        if last is not None or (folder / "config.json").exists() or searched:
+            what = "search" if searched else "model"
+            raise InputError(f"--output_dir {folder} holds a {what} that this run did not make: {cure}")
         return wanted
-    differing = differing_settings(folder, settings) if last is not None else ""
+    differing = differing_settings(folder, settings) if last is not None or searched else ""
     if differing:
-        raise InputError(f"--output_dir {folder} holds an unfinished run of other settings ({differing}): {cure}")
+        what = "a search" if searched else "an unfinished run"
+        raise InputError(f"--output_dir {folder} holds {what} of other settings ({differing}): {cure}")
     return wanted or last
 
 
@@ -175,6 +179,9 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             # Its old weights too: a kill would leave them beside the new settings.
             for old in (folder / REPORT, *folder.glob("model*.safetensors")):
                 old.unlink(missing_ok=True)
+            if (folder / SEARCH).exists():
+                for name in (SEARCH_TABLE, BEST, SEARCH):
+                    (folder / name).unlink(missing_ok=True)
         for old in folder.glob("checkpoint-*"):
             if checkpoint is None or not (old / CHECKPOINT_STATE).exists():
                 shutil.rmtree(old)

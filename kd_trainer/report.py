@@ -138,8 +138,13 @@ def format_table(rows):
         values = [row.get(column) for column in COLUMNS]
         formats = COLUMNS.values()
         cells.append([name, *("–" if v is None else f.format(v) for v, f in zip(values, formats, strict=True))])
+    return align(cells, len("distilled"))
+
+
+def align(cells, first_width=0):
+    """Lines of cells, `list[list[str]]`, the header first, as a Markdown table that is also one at a terminal."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    widths[0] = max(widths[0], len("distilled"))
+    widths[0] = max(widths[0], first_width)
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]

@@ -13,7 +13,7 @@ LAYERS = [
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
     {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
-    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation"},
+    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent

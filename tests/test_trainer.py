@@ -594,6 +594,17 @@ def test_hyperparameter_search_tries_alphas(lab, monkeypatch):
     assert losses[0]["eval_kd_loss"] == pytest.approx(float(kd), rel=1e-4)
 
 
+def test_a_sparse_gradient_is_clipped_in_every_trial_of_a_search(lab):
+    # A trial has an accelerator of its own, whose clipping knows dense gradients alone.
+    args = {"optim": "adamw_torch", "max_grad_norm": 0.1}
+    trainer = lab.trainer(lambda: lab.student(ngram_buckets=64), lab.dataset(), args=args)
+    trainer.train()
+    first = weights(trainer.model)
+    trainer.create_accelerator_and_postprocess()
+    trainer.train()
+    assert_same(weights(trainer.model), first)
+
+
 def test_online_teacher_is_matched_by_label_names(make_student, make_teacher, tokenizer, rows, tmp_path):
     dataset = tokenize(Dataset.from_dict({"text": rows[0], "labels": rows[1]}), tokenizer, 16)
     args = DistillationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")

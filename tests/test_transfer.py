@@ -68,6 +68,14 @@ def test_variants_obey_the_seed_and_are_as_many_as_asked():
     assert 80 < len(one) <= 160 and all(text and text == text.strip() for text in one)
 
 
+def test_fewer_variants_are_the_first_of_more():
+    texts = ["股市今日大涨", "a spaced text", "球队"]
+    more = list(augment(texts, AUGMENTATIONS, 5, "□", seed=3))
+    for variants in range(5):
+        fewer = list(augment(texts, AUGMENTATIONS, variants, "□", seed=3))
+        assert fewer == more[: len(fewer)] and len(fewer) <= 3 * variants
+
+
 def test_a_text_of_one_word_or_none_is_never_emptied():
     generator = random.Random(0)
     for _ in range(200):
