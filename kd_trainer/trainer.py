@@ -380,7 +380,7 @@ class DistillationTrainer(AdversarialTrainer):
     def state_losses(self, outputs, teacher_states, inputs):
         """What `state_weights` names, `(batch_size,)` each: how far the student's states are from the teacher's."""
         mask = inputs.get("attention_mask")
-        if mask is None:
+        if mask is None:  # as students do; without a pad_token_id every token is real
             mask = inputs["input_ids"] != (-1 if self.pad_token_id is None else self.pad_token_id)
         student_states = first_and_last_states(outputs, "student")
         places = {"embedding_loss": 0, "hidden_loss": 1}

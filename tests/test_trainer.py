@@ -376,6 +376,19 @@ def test_states_are_learnt_under_attack_and_in_half_precision(lab, settings):
         assert after[name] < 0.7 * before[name]
 
 
+def test_a_bilstm_teaches_a_bilstm_its_states_with_and_without_a_mask(lab):
+    student, teacher = lab.student(), lab.student(seed=3, hidden_size=11, num_hidden_layers=2)
+    args = {"hidden_loss_weight": 1.0, "alpha": 1.0, "kd_loss": "mse"}
+    trainer = lab.trainer(student, None, args=args, teacher=teacher)
+    batch = lab.padded("bilstm", 20)
+    states = [model(**batch, output_hidden_states=True).hidden_states[-1] for model in (student, teacher)]
+    expected = relation_loss(*states, batch["attention_mask"]).mean()
+    for names in (["input_ids", "attention_mask"], ["input_ids"]):
+        inputs = {name: batch[name] for name in names}
+        trainer.compute_loss(student, {**inputs, "labels": lab.targets(20)})
+        assert trainer.take_parts("train")["hidden_loss"] == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
 def test_states_of_other_tokens_are_refused(lab, tmp_path):
     args, teacher = {"hidden_loss_weight": 1.0}, lab.teacher
     with refused("hidden_loss_weight", "no teacher", "pass a teacher="):
