@@ -34,12 +34,15 @@ def main(argv):
     """Trains, scores, reports and predicts as the command line `argv` (`list[str]`) says."""
     *objects, args, settings, given = make_parser().parse(argv)
     student_args, teacher_args, ablation_args, tuning_args, data_args, run_args = objects
+    from kd_trainer.distill import check_states, distil, find_teachers, load_teachers, new_student, plan_alone
+
+    if not tuning_args.tune:  # which has its own word for it
+        check_states(args, teacher_args, student_args)
     if ablation_args.ablation:
         from kd_trainer.ablation import ablate
 
         ablate(settings, ablation_args, args)
         return
-    from kd_trainer.distill import distil, find_teachers, load_teachers, new_student, plan_alone
     from kd_trainer.tuning import prepare_search, tune
     from kd_trainer.workflow import get_data, run_alone, start_run
 

@@ -32,6 +32,7 @@ EXPORTS = {
     "soft_cross_entropy_loss": "losses",
     "standardize_logits": "losses",
     "teacher_answers": "answers",
+    "token_relation_loss": "losses",
     "tokenize": "batches",
 }
 __all__ = list(EXPORTS)

@@ -396,7 +396,8 @@ class AdversarialTrainingArguments(TrainingArguments):
 class DistillationTrainingArguments(AdversarialTrainingArguments):
     """
     [`AdversarialTrainingArguments`] for [`DistillationTrainer`], whose loss of a row is
-    `alpha · CE + (1 − alpha) · KD`; a row without a label has the second part alone.
+    `alpha · CE + (1 − alpha) · KD`; a row without a label has the second part alone. To KD are added, with the weights
+    below, [`token_relation_loss`] of the last states and of the embeddings.
 
     Args:
         alpha (`float`, *optional*, defaults to 0.2): Weight of the hard labels, in [0, 1].
@@ -406,9 +407,11 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
         standardize_logits (`bool`, *optional*, defaults to `False`): See [`standardize_logits`]; before any of them.
         final_alpha, final_temperature (`float`, *optional*): Where alpha and temperature go in a straight line from
             the first step to the last; they stay without.
+        hidden_loss_weight, embedding_loss_weight (`float`, *optional*, defaults to 0.0): Weights of the distance
+            between both models' `hidden_states[-1]` and `hidden_states[0]`; the teacher must read the student's ids.
 
     Raises:
-        `InputError` (a `ValueError`): For an `alpha` or `temperature` out of range.
+        `InputError` (a `ValueError`): For an `alpha`, `temperature` or weight out of range.
     """
 
     _argument_group_name = "training, as transformers.TrainingArguments, adversarial training and distillation"
@@ -435,6 +438,16 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
     final_temperature: float | None = field(
         default=None, metadata={"help": "--temperature goes to this in a straight line over the training."}
     )
+    hidden_loss_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight, beside --kd_loss, of how differently both models' last states say which tokens of a text "
+            "are alike. Needs --teacher_mode online --tokenizer_type teacher."
+        },
+    )
+    embedding_loss_weight: float = field(
+        default=0.0, metadata={"help": "The same of both models' embeddings, before the first layer."}
+    )
 
     def __post_init__(self):
         for name in ("alpha", "final_alpha"):
@@ -445,6 +458,9 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"--{name} is {value}: it must be positive and finite")
+        for name in ("hidden_loss_weight", "embedding_loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--{name} is {getattr(self, name)}: it must be a number from 0")
         if self.kd_loss not in ("kl", "mse", "ce", "dkd"):
             raise InputError(f"--kd_loss is {self.kd_loss!r}: choose 'kl', 'mse', 'ce' or 'dkd'")
         super().__post_init__()

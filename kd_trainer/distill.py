@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from transformers import set_seed
 
 from .arguments import AdversarialTrainingArguments, DataArguments, DistillationTrainingArguments, TeacherArguments
-from .batches import NO_LABEL, DistillationCollator, tokenize
+from .batches import NO_LABEL, TEACHER_PREFIX, DistillationCollator, tokenize
 from .building import get_student
 from .ensemble import ClassifierTeacher, ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
@@ -50,6 +50,59 @@ SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - 
     "use_cpu",
     "disable_tqdm",
 }
+
+
+def compares_states(args):
+    """The flag that asks for the states of student and teacher to be compared; None where none does."""
+    weights = {"hidden_loss_weight": args.hidden_loss_weight, "embedding_loss_weight": args.embedding_loss_weight}
+    return next((f"--{name}" for name, weight in weights.items() if weight), None)
+
+
+def check_states(args, teacher_args, student_args):
+    """
+    Refuses to compare states, as far as the flags show it, where student and teacher do not run together on the same
+    tokens.
+
+    Raises:
+        `InputError`
+    """
+    flag = compares_states(args)
+    if flag is None or not args.do_train:
+        return
+    several = len(teacher_args.teacher_name_or_path or []) > 1
+    loaded = student_args.tokenizer_name or student_args.model_name_or_path
+    refused = {
+        "several teachers": several,
+        "--linear_teacher": teacher_args.linear_teacher,
+        "--teacher_column": teacher_args.teacher_column is not None,
+        "--teacher_mode cached": teacher_args.teacher_mode != "online",
+        f"--tokenizer_type {student_args.tokenizer_type}": not loaded and student_args.tokenizer_type != "teacher",
+    }
+    for what, is_so in refused.items():
+        if is_so:
+            raise InputError(
+                f"{flag} cannot work with {what}: give one model as teacher, --teacher_mode online --tokenizer_type "
+                "teacher"
+            )
+
+
+def without_second_tokens(split, flag):
+    """
+    A tokenized split without the teacher's columns, which say the student's over again.
+
+    Raises:
+        `InputError`: Where they do not.
+    """
+    names = [name for name in split.column_names if name.startswith(TEACHER_PREFIX)]
+    table = split.with_format("arrow")[:]
+    for name in names:
+        own = name.removeprefix(TEACHER_PREFIX)
+        if own not in table.column_names or not table[own].equals(table[name]):
+            raise InputError(
+                f"{flag} compares student and teacher token by token, and their {own} differ: give --tokenizer_type "
+                "teacher, and leave out --teacher_max_seq_length"
+            )
+    return split.remove_columns(names)
 
 
 def is_trained(folder):
@@ -236,6 +289,8 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
         texts["transfer"] = more
     with run.args.main_process_first(desc="tokenizing"):
         splits = {name: tokenize(split, student_tokenizer, max_length, *its_tokens) for name, split in texts.items()}
+    if compares_states(run.args):
+        splits = {name: without_second_tokens(split, compares_states(run.args)) for name, split in splits.items()}
     train = data.splits["train"]
     if online:
         labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)

@@ -1,4 +1,6 @@
-"""Distillation losses as pure functions of logits, one value per row: the caller decides how rows are averaged."""
+"""
+Distillation losses as pure functions of logits or states, one value per row: the caller decides how rows are averaged.
+"""
 
 import math
 
@@ -234,6 +236,57 @@ def decoupled_distillation_loss(student_logits, teacher_logits, temperature=1.0,
     target = F.kl_div(student_binary, teacher_binary, reduction="none", log_target=True).sum(dim=-1)
     other = F.kl_div(student_others, teacher_others, reduction="none", log_target=True).sum(dim=-1)
     return (target_weight * target + other_weight * other) * temperature**2
+
+
+def token_relation_loss(student_states, teacher_states, attention_mask):
+    """
+    Mean squared difference of how alike a text's tokens are to both models: mean_ij (cos(s_i, s_j) − cos(t_i, t_j))²
+    over all pairs of real tokens. Only the angles between the states count, so that the models' widths may differ and
+    nothing is to be learnt that maps the one to the other.
+
+    Args:
+        student_states (`torch.Tensor` of shape `(batch_size, sequence_length, any_width)`): One per token.
+        teacher_states (`torch.Tensor` of shape `(batch_size, sequence_length, another_width)`): Of the same tokens,
+            detached.
+        attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`): Non-zero for real tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, in [0, 4], exactly 0 for a text without any token.
+
+    Raises:
+        `ValueError`: If the states are not of the same tokens.
+
+    Sources: Tung & Mori 2019, https://arxiv.org/abs/1907.09682 (similarities of a batch's images, here of a text's
+    tokens); Wang et al. 2020, https://arxiv.org/abs/2002.10957 (relations between tokens)
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> alike, at_right_angles = torch.tensor([[[1.0], [1.0]]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> token_relation_loss(alike, at_right_angles, torch.ones(1, 2))
+    tensor([0.5000])
+
+    ```
+    """
+    shapes = [tuple(tensor.shape) for tensor in (student_states, teacher_states, attention_mask)]
+    if [len(shape) for shape in shapes] != [3, 3, 2] or not shapes[0][:2] == shapes[1][:2] == shapes[2]:
+        raise ValueError(
+            f"student_states {shapes[0]}, teacher_states {shapes[1]} and attention_mask {shapes[2]} must be of one "
+            "(batch_size, sequence_length): give both models the same tokens"
+        )
+    is_padding = (attention_mask == 0)[..., None]
+
+    def relations(states):
+        # A state of zeros has no direction: eps bounds its gradient.
+        directions = F.normalize(states.float().masked_fill(is_padding, 0.0), dim=-1, eps=1e-6)
+        return directions @ directions.transpose(1, 2)
+
+    # Autocast would round the products to half precision.
+    with torch.autocast(student_states.device.type, enabled=False):
+        differences = relations(student_states) - relations(teacher_states)
+        tokens = (attention_mask != 0).sum(dim=1)
+        return differences.square().sum(dim=(1, 2)) / tokens.clamp(min=1) ** 2
 
 
 def standardize_logits(logits):

@@ -37,6 +37,7 @@ class BagForSequenceClassification(StudentPreTrainedModel):
     """
     The mean of the tokens' embeddings, hidden layers, linear classifier; beside them, where the configuration has
     `ngram_buckets`, a bag of n-grams whose logits are added. It does not see the order of the tokens except in these.
+    Its `hidden_states` are the embeddings alone: nothing behind them is about one token.
 
     Source: the deep averaging network of Iyyer et al. 2015, https://aclanthology.org/P15-1162; without hidden layers
     and with n-grams, fastText, Joulin et al. 2016, https://arxiv.org/abs/1607.01759.
@@ -54,7 +55,7 @@ class BagForSequenceClassification(StudentPreTrainedModel):
         self.classifier = nn.Linear(config.row_width(widths[-1]), config.num_labels)
         self.post_init()
 
-    def encode(self, states, lengths):
+    def encode(self, states, lengths, layers=None):
         # Behind a text's end the states are zero.
         state = states.sum(dim=1) / lengths[:, None]
         for layer in self.layers:

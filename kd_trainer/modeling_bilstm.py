@@ -176,10 +176,12 @@ class BiLSTMForSequenceClassification(StudentPreTrainedModel):
         scores = scores.float().masked_fill(is_padding, float("-inf"))
         return (scores.softmax(dim=1).to(states.dtype) * states).sum(dim=1)
 
-    def encode(self, states, lengths):
+    def encode(self, states, lengths, layers=None):
         backwards = reversal(lengths, states.shape[1])
         for layer in self.layers:
             states = layer(self.dropout(states), backwards)
+            if layers is not None:
+                layers.append(states)
         return self.pool(states, lengths)
 
 

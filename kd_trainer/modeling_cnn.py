@@ -41,6 +41,7 @@ class CNNForSequenceClassification(StudentPreTrainedModel):
     has `ngram_buckets`, a bag of n-grams whose logits are added.
 
     A text is surrounded by zeros, so that one that is shorter than a filter is read too, and padding changes nothing.
+    The last of its `hidden_states` is what the filters find around each token.
 
     Source: Kim 2014, https://arxiv.org/abs/1408.5882.
     """
@@ -57,15 +58,21 @@ class CNNForSequenceClassification(StudentPreTrainedModel):
         self.classifier = nn.Linear(config.row_width(width), config.num_labels)
         self.post_init()
 
-    def encode(self, states, lengths):
+    def encode(self, states, lengths, layers=None):
         states = self.dropout(states).transpose(1, 2)
-        pooled = []
+        pooled, around = [], []
         for size, convolution in zip(self.config.kernel_sizes, self.convolutions, strict=True):
             found = convolution(states)
             # A window begins size - 1 places before the text and ends as far behind it.
             positions = torch.arange(found.shape[2], device=found.device)
             outside = positions >= (lengths + size - 1)[:, None]
             pooled.append(found.masked_fill(outside[:, None], torch.finfo(found.dtype).min).amax(dim=2))
+            if layers is not None:
+                # The window around each token; one of even width has a token more before it than behind.
+                start = (size - 1) // 2
+                around.append(found[:, :, start : start + states.shape[2]])
+        if layers is not None:
+            layers.append(torch.cat(around, dim=1).relu().transpose(1, 2))
         return torch.cat(pooled, dim=1).relu()
 
 

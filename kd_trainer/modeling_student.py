@@ -41,7 +41,7 @@ class StudentConfig(PreTrainedConfig):
     """
 
     # Not an answer: evaluation and `pipeline` take the logits alone.
-    keys_to_ignore_at_inference = ["ngram_logits"]
+    keys_to_ignore_at_inference = ["ngram_logits", "hidden_states"]
 
     vocab_size: int = 5000
     embedding_size: int = 300
@@ -122,6 +122,22 @@ def combine_pairs(vectors):
     """
     u, v = vectors.unflatten(0, (2, -1))  # not chunk: a graph that is exported for any batch cannot tell its halves
     return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
+
+
+def put_back(states, order, is_token):
+    """
+    What [`gather_rows`] undoes: states at the places of their tokens, zero elsewhere.
+
+    Args:
+        states (`torch.Tensor` of shape `(batch_size, longest, width)`): Left-aligned.
+        order (`torch.LongTensor` of shape `(batch_size, longest)`): Where they come from.
+        is_token (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): Which places have a token.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, sequence_length, width)`.
+    """
+    empty = states.new_zeros(*is_token.shape, states.shape[-1])
+    return empty.scatter(1, order[..., None].expand_as(states), states).masked_fill(~is_token[..., None], 0)
 
 
 def hash_ngrams(input_ids, lengths, order, buckets):
@@ -231,12 +247,14 @@ class StudentPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value):
         self.embeddings = value
 
-    def encode(self, states, lengths):
+    def encode(self, states, lengths, layers=None):
         """
         Args:
             states (`torch.Tensor` of shape `(batch_size, sequence_length, embedding_size)`): Left-aligned; zero
                 behind a text's end.
             lengths (`torch.LongTensor` of shape `(batch_size,)`): At least 1; an empty text reads one zero.
+            layers (`list[torch.Tensor]`, *optional*): Where each layer that has a state for every token appends its
+                own, `(batch_size, sequence_length, any_width)`, left-aligned.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, width)`.
@@ -250,6 +268,7 @@ class StudentPreTrainedModel(PreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> StudentOutput | tuple[torch.Tensor, ...]:
         """
@@ -264,9 +283,13 @@ class StudentPreTrainedModel(PreTrainedModel):
                 Instead of `input_ids`; not for a student that has n-grams.
             labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*): As
                 `problem_type` asks.
+            output_hidden_states (`bool`, *optional*): Whether to return `hidden_states`. Default: as the configuration.
 
         Returns:
-            [`StudentOutput`]: `logits` of shape `(batch_size, num_labels)`, and `loss` if labels are given.
+            [`StudentOutput`]: `logits` of shape `(batch_size, num_labels)`, `loss` if labels are given, and, if asked
+            for, `hidden_states`: the embeddings and then the states of every layer that has one for each token, each
+            `(batch_size, sequence_length, width)` in the order of `input_ids`, zero at padding; of a pair
+            each token's state in its own text.
 
         Raises:
             `ValueError`: Unless exactly one of `input_ids` and `inputs_embeds` is given; for pairs without
@@ -278,6 +301,9 @@ class StudentPreTrainedModel(PreTrainedModel):
             raise ValueError("n-grams are made of input_ids: pass those, not inputs_embeds")
         if self.config.text_pairs and token_type_ids is None:
             raise ValueError("a student of text pairs needs token_type_ids to tell the two texts apart")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        given_length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
         if inputs_embeds is None:
             if input_ids.shape[1] == 0:
                 # A batch of nothing but empty texts: one padding token stands for each.
@@ -301,7 +327,8 @@ class StudentPreTrainedModel(PreTrainedModel):
             order = order[:, : max(1, int(lengths.max()))]
         # An empty text reads one padding position: what stands there must not matter.
         states = gather_rows(inputs_embeds.masked_fill(~is_token[..., None], 0), order)
-        vectors = self.encode(states, lengths.clamp(min=1))
+        layers = [states] if output_hidden_states else None
+        vectors = self.encode(states, lengths.clamp(min=1), layers)
         logits = self.classifier(self.dropout(combine_pairs(vectors) if self.config.text_pairs else vectors))
         ngram_logits = None
         if self.ngrams is not None:
@@ -314,6 +341,17 @@ class StudentPreTrainedModel(PreTrainedModel):
             if ngram_logits is not None and self.training:
                 of_ngrams = self.loss_function(labels=labels, pooled_logits=ngram_logits, config=self.config)
                 loss = loss + self.config.ngram_loss_weight * of_ngrams
+        hidden_states = None
+        if layers is not None:
+            # A token of a pair is one in one of its two texts alone.
+            shape = (2 if self.config.text_pairs else 1, *attention_mask.shape, -1)
+            places = [put_back(layer, order, is_token).reshape(shape) for layer in layers]
+            hidden_states = tuple(states.sum(dim=0)[:, :given_length] for states in places)
         if return_dict is False or (return_dict is None and not self.config.return_dict):
-            return (logits,) if loss is None else (loss, logits)
-        return StudentOutput(loss=loss, logits=logits, ngram_logits=ngram_logits if self.training else None)
+            return tuple(output for output in (loss, logits, hidden_states) if output is not None)
+        return StudentOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=hidden_states,
+            ngram_logits=ngram_logits if self.training else None,
+        )

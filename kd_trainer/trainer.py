@@ -26,6 +26,7 @@ from .losses import (
     soft_cross_entropy_loss,
     standardize_logits,
     task_loss,
+    token_relation_loss,
 )
 from .teacher import align_labels
 
@@ -34,6 +35,20 @@ logger = logging.getLogger(__name__)
 
 # The losses of --kd_loss that take a temperature.
 KD_LOSSES = {"kl": kl_distillation_loss, "ce": soft_cross_entropy_loss, "dkd": decoupled_distillation_loss}
+
+
+def first_and_last_states(outputs, what):
+    """
+    Embeddings and states of the last layer of a model of `transformers`, `tuple[torch.Tensor, torch.Tensor]`.
+
+    Raises:
+        `InputError` (a `ValueError`): For the outputs of one that does not return them (`what` it is), as an
+            encoder-decoder, which has states of two texts.
+    """
+    states = outputs.get("hidden_states") if isinstance(outputs, dict) else None
+    if not states:
+        raise InputError(f"the {what} returns no hidden_states by name: leave its states out of the loss")
+    return states[0], states[-1]
 
 
 class AdversarialTrainer(ClassificationTrainer):
@@ -167,6 +182,10 @@ class DistillationTrainer(AdversarialTrainer):
     prefix of the evaluation where it has one. With `adversarial`, the perturbed pass has the same loss against the same
     teacher's logits; the two parts are those of the clean pass.
 
+    `hidden_loss_weight` and `embedding_loss_weight` add the distance between both models' states to the second part
+    (see [`token_relation_loss`]), logged without these weights as `hidden_loss` and `embedding_loss`. They need the
+    third way: states of every token are too large to be kept, and are compared where both models have the same tokens.
+
     Args:
         model (`PreTrainedModel`): The student; `model_init` works too.
         args ([`DistillationTrainingArguments`]): `alpha`, `temperature`, `kd_loss` and all of `TrainingArguments`.
@@ -177,7 +196,8 @@ class DistillationTrainer(AdversarialTrainer):
         kwargs: As `transformers.Trainer`. The default collator is [`DistillationCollator`].
 
     Raises:
-        `ValueError`: For arguments of another class, or a KL loss where labels do not exclude each other.
+        `ValueError`: For arguments of another class, a KL loss where labels do not exclude each other, or weights of
+            states where the teacher does not run on the student's columns.
 
     Example:
 
@@ -195,7 +215,7 @@ class DistillationTrainer(AdversarialTrainer):
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
     """
 
-    parts = (*AdversarialTrainer.parts, "task_loss", "kd_loss")
+    parts = (*AdversarialTrainer.parts, "task_loss", "kd_loss", "hidden_loss", "embedding_loss")
 
     def __init__(
         self, model=None, args=None, *, teacher=None, teacher_order=None, teacher_processing_class=None, **kwargs
@@ -211,6 +231,7 @@ class DistillationTrainer(AdversarialTrainer):
         self.teacher_order = teacher_order
         # A teacher with a tokenizer of its own cannot read the student's ids.
         self.teacher_has_own_tokens = teacher_processing_class not in (None, kwargs.get("processing_class"))
+        self.check_states()
         if teacher is not None and teacher_order is None:
             self.teacher_order = self.match_labels()
         if teacher is not None:
@@ -239,6 +260,31 @@ class DistillationTrainer(AdversarialTrainer):
             logger.warning("only one of teacher and student names its labels: they are matched by position")
         return None
 
+    @property
+    def state_weights(self):
+        """Weight of every part that compares states, without those of weight 0: `dict[str, float]`."""
+        weights = {"hidden_loss": self.args.hidden_loss_weight, "embedding_loss": self.args.embedding_loss_weight}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def check_states(self, inputs=()):
+        """
+        Raises:
+            `InputError` (a `ValueError`): Where states are to be compared and the teacher does not run on the student's
+                columns, as far as the columns `inputs` of a batch show.
+        """
+        refused = {
+            "there is no teacher": self.teacher is None,
+            "the teacher has a tokenizer of its own": self.teacher_has_own_tokens,
+            "the rows have columns of the teacher": any(name.startswith(TEACHER_PREFIX) for name in inputs),
+        }
+        for name in self.state_weights:
+            for what, is_so in refused.items():
+                if is_so:
+                    raise InputError(
+                        f"{name}_weight compares both models' states of the same tokens, and {what}: pass a teacher= "
+                        "that reads the student's input_ids, and rows without teacher_ columns"
+                    )
+
     def count_rows(self, inputs):
         # A row without a label counts too: it has the teacher's part.
         return find_batch_size(inputs)
@@ -254,25 +300,31 @@ class DistillationTrainer(AdversarialTrainer):
     @torch.no_grad()
     def run_teacher(self, inputs, teacher_inputs):
         """
-        The frozen teacher's logits of a batch.
+        The frozen teacher's logits of a batch, and its states where they are to be compared.
 
         Args:
             inputs (`dict[str, torch.Tensor]`): The student's, used where `teacher_inputs` is empty.
             teacher_inputs (`dict[str, torch.Tensor]`): The teacher's, without their prefix.
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, num_labels)`, float32, in the student's label order.
+            `tuple`: The logits, `torch.Tensor` of shape `(batch_size, num_labels)`, float32, in the student's label
+            order; the states of its embeddings and of its last layer, both `(batch_size, sequence_length, width)`, or
+            None.
         """
         if not teacher_inputs and self.teacher_has_own_tokens:
             raise ValueError(
                 "the teacher has a tokenizer of its own and the rows have no teacher_input_ids: make them with "
                 "kd_trainer.tokenize(dataset, tokenizer, max_length, teacher_tokenizer, teacher_max_length)"
             )
+        asked = {"output_hidden_states": True} if self.state_weights else {}
         with self.accelerator.autocast():
-            logits = self.teacher(**(teacher_inputs or inputs)).logits.float()
-        return logits if self.teacher_order is None else logits[:, self.teacher_order]
+            outputs = self.teacher(**(teacher_inputs or inputs), **asked)
+        logits = outputs.logits.float()
+        logits = logits if self.teacher_order is None else logits[:, self.teacher_order]
+        return logits, first_and_last_states(outputs, "teacher") if asked else None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.check_states(inputs)
         # Once for every batch: a perturbed student is compared with the same teacher, whose input nobody perturbs.
         batch = {name: value for name, value in inputs.items() if not name.startswith(TEACHER_PREFIX)}
         teacher_inputs = {
@@ -280,19 +332,20 @@ class DistillationTrainer(AdversarialTrainer):
             for name, value in inputs.items()
             if name.startswith(TEACHER_PREFIX) and name != "teacher_logits"
         }
-        teacher_logits = inputs.get("teacher_logits")
+        teacher_logits, teacher_states = inputs.get("teacher_logits"), None
         if teacher_logits is None and self.teacher is not None:
             unlabelled = {name: value for name, value in batch.items() if name != "labels"}
-            teacher_logits = self.run_teacher(unlabelled, teacher_inputs)
+            teacher_logits, teacher_states = self.run_teacher(unlabelled, teacher_inputs)
         elif teacher_logits is None and model.training:
             raise ValueError("neither a teacher_logits column nor a teacher: pass teacher= or add the column")
-        batch["teacher_logits"] = teacher_logits
+        batch["teacher_logits"], batch["teacher_states"] = teacher_logits, teacher_states
         return super().compute_loss(model, batch, return_outputs, num_items_in_batch)
 
     def batch_loss(self, model, inputs):
         student_inputs = dict(inputs)
         labels, teacher_logits = student_inputs.pop("labels", None), student_inputs.pop("teacher_logits")
-        outputs = model(**student_inputs)
+        teacher_states = student_inputs.pop("teacher_states", None)
+        outputs = model(**student_inputs, **({} if teacher_states is None else {"output_hidden_states": True}))
         student_logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         rows = len(student_logits)
 
@@ -301,6 +354,12 @@ class DistillationTrainer(AdversarialTrainer):
         parts = {"task_loss": (task.sum(), labelled)}
         if kd is not None:
             parts["kd_loss"] = (kd.sum(), rows)
+        if teacher_states is not None:
+            for name, values in self.state_losses(outputs, teacher_states, student_inputs).items():
+                parts[name] = (values.sum(), rows)
+                kd = kd + self.state_weights[name] * values
+            # Evaluation would collect them.
+            outputs = type(outputs)(**{name: value for name, value in outputs.items() if name != "hidden_states"})
         loss = self.mix(task, kd).mean()
         # A student with n-grams is also taught by what these say alone, see StudentConfig.ngram_loss_weight.
         ngram_logits = outputs.get("ngram_logits") if isinstance(outputs, dict) else None
@@ -317,6 +376,18 @@ class DistillationTrainer(AdversarialTrainer):
         if teacher_logits is not None:
             kd = self.distillation_loss(student_logits, teacher_logits)
         return task, kd
+
+    def state_losses(self, outputs, teacher_states, inputs):
+        """What `state_weights` names, `(batch_size,)` each: how far the student's states are from the teacher's."""
+        mask = inputs.get("attention_mask")
+        if mask is None:  # as students do; without a pad_token_id every token is real
+            mask = inputs["input_ids"] != (-1 if self.pad_token_id is None else self.pad_token_id)
+        student_states = first_and_last_states(outputs, "student")
+        places = {"embedding_loss": 0, "hidden_loss": 1}
+        return {
+            name: token_relation_loss(student_states[places[name]], teacher_states[places[name]], mask)
+            for name in self.state_weights
+        }
 
     def mix(self, task, kd):
         """`alpha` · task + (1 − `alpha`) · kd, or the task alone where there is no teacher."""

@@ -82,9 +82,9 @@ def make_student(tokenizer):
 
     def make(seed=0, **config):
         set_seed(seed)
-        sizes = {"embedding_size": 12, "hidden_size": 8, "dropout": 0.0}
+        sizes = {"vocab_size": len(tokenizer), "embedding_size": 12, "hidden_size": 8, "dropout": 0.0}
         labels = {"problem_type": "single_label_classification", **describe_labels(LABEL_NAMES)}
-        return BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=len(tokenizer), **{**sizes, **labels, **config}))
+        return BiLSTMForSequenceClassification(BiLSTMConfig(**{**sizes, **labels, **config}))
 
     return make
 

@@ -13,6 +13,7 @@ from kd_trainer.losses import (
     soft_cross_entropy_loss,
     standardize_logits,
     task_loss,
+    token_relation_loss,
 )
 
 TEMPERATURES = [0.5, 1.0, 2.0, 4.0, 8.0, 20.0]
@@ -284,3 +285,77 @@ def test_new_losses_are_finite_for_extreme_logits():
         for temperature in (0.0, float("nan")):
             with pytest.raises(ValueError, match="temperature"):
                 loss(student, teacher, temperature)
+
+
+# Relations between tokens
+
+
+def draw_states(seed, width, lengths=(5, 1, 0, 3), size=6):
+    """Random states, and a mask in which row i has `lengths[i]` real tokens, not all at one end."""
+    mask = torch.zeros(len(lengths), size, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, row % 2 : row % 2 + length] = 1
+    return draw_logits(seed, shape=(len(lengths), size, width)), mask
+
+
+def test_token_relation_loss_equals_a_double_loop():
+    (student, mask), (teacher, _) = draw_states(0, 4), draw_states(1, 7)
+
+    def cosine(a, b):
+        a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+
+    expected = []
+    for row in range(len(mask)):
+        tokens = np.flatnonzero(mask[row])
+        squares = [
+            (cosine(student[row, i], student[row, j]) - cosine(teacher[row, i], teacher[row, j])) ** 2
+            for i in tokens
+            for j in tokens
+        ]
+        expected.append(np.mean(squares) if squares else 0.0)
+    assert expected[0] > 0.01
+    np.testing.assert_allclose(token_relation_loss(student, teacher, mask), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_token_relation_loss_sees_angles_alone():
+    states, mask = draw_states(0, 4)
+    rotation = torch.linalg.qr(draw_logits(5, shape=(4, 4)))[0]
+    lengths = draw_logits(6, shape=(*mask.shape, 1)).exp()
+    wider = torch.cat([lengths * states @ rotation, torch.zeros(*mask.shape, 3)], dim=-1)
+    for same in (states.clone(), wider):
+        assert token_relation_loss(states, same, mask).abs().max() < 1e-10
+    assert token_relation_loss(states, draw_states(1, 4)[0], mask)[0] > 0.01
+
+
+def test_token_relation_loss_does_not_see_padding():
+    (student, mask), (teacher, _) = draw_states(0, 4), draw_states(1, 7)
+    expected = token_relation_loss(student, teacher, mask)
+    is_padding = (mask == 0)[..., None]
+    student, teacher = (states.masked_fill(is_padding, torch.nan) for states in (student, teacher))
+    torch.testing.assert_close(token_relation_loss(student, teacher, mask), expected)
+    more = [F.pad(states, (0, 0, 3, 2), value=torch.inf) for states in (student, teacher)]
+    torch.testing.assert_close(token_relation_loss(*more, F.pad(mask, (3, 2))), expected)
+
+
+def test_gradient_of_token_relation_loss_is_finite_and_leaves_padding_alone():
+    (student, mask), (teacher, _) = draw_states(0, 4), draw_states(1, 7)
+    student[3, 1] = 0  # a state without a direction
+    gradient = gradient_of(token_relation_loss, student, teacher, mask)
+    assert gradient.isfinite().all() and gradient[0].any() and not gradient[mask == 0].any()
+    assert gradient[1].abs().max() < 1e-6  # a single token is like itself to everybody
+    empty = torch.zeros(2, 0, 4)
+    assert torch.equal(token_relation_loss(empty, empty, torch.zeros(2, 0)), torch.zeros(2))
+
+
+def test_token_relation_loss_is_not_rounded_by_autocast():
+    (student, mask), (teacher, _) = draw_states(0, 4), draw_states(1, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = token_relation_loss(student, teacher, mask)
+    assert torch.equal(loss, token_relation_loss(student, teacher, mask)) and loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape, mask", [((2, 4, 3), (2, 5)), ((2, 5, 3), (2, 4)), ((2, 5), (2, 5))])
+def test_token_relation_loss_refuses_states_of_other_tokens(shape, mask):
+    with pytest.raises(ValueError, match="the same tokens"):
+        token_relation_loss(torch.zeros(2, 5, 3), torch.zeros(shape), torch.ones(mask))

@@ -64,6 +64,23 @@ def text_vectors(model, texts):
     return torch.cat(vectors), torch.cat(means) if means else None
 
 
+@ALL_WAYS
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_hidden_states_of_a_pair_are_those_of_its_texts(kind, buckets, side):
+    model = make(kind, ngram_buckets=buckets)
+    batch = pad(PAIRS, side, 9)
+    output = model(**batch, output_hidden_states=True)
+    torch.testing.assert_close(output.logits, model(**batch).logits)
+    for layer, states in enumerate(output.hidden_states):
+        assert states.shape[:2] == (len(PAIRS), 9) and not states[batch["attention_mask"] == 0].any()
+        for row, mask, texts in zip(states, batch["attention_mask"], PAIRS, strict=True):
+            alone = [
+                model(**pad([(text, [])]), output_hidden_states=True).hidden_states[layer][0] for text in texts if text
+            ]
+            if alone:
+                torch.testing.assert_close(row[mask != 0], torch.cat(alone))
+
+
 def combine(u, v):
     return torch.cat([u, v, torch.maximum(u, v) - torch.minimum(u, v), u * v], dim=1)
 

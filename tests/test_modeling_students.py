@@ -71,6 +71,66 @@ def test_the_cnn_takes_the_best_window_of_the_text_and_of_its_edges():
     torch.testing.assert_close(model(**pad([[5, 7], [1, 2, 3, 4]])).logits[0], expected)
 
 
+# Hidden states
+
+
+def put_at(text, start, width):
+    """One text as `pad`, with `start` paddings before it."""
+    return {name: F.pad(x, (start, width - start - len(text))) for name, x in pad([text]).items()}
+
+
+@pytest.mark.parametrize("kind, buckets", WAYS)
+def test_hidden_states_stand_where_their_tokens_stand(kind, buckets):
+    model = make(kind, ngram_buckets=buckets)
+    logits = model(**pad(TEXTS)).logits
+    for side in ("right", "left"):
+        batch = pad(TEXTS, side, width=8)
+        output = model(**batch, output_hidden_states=True)
+        torch.testing.assert_close(output.logits, logits)
+        mask = batch["attention_mask"] != 0
+        torch.testing.assert_close(output.hidden_states[0][mask], model.embeddings(batch["input_ids"])[mask])
+        for layer, states in enumerate(output.hidden_states):
+            assert states.shape[:2] == (4, 8) and not states[~mask].any()
+            for text, row, real in zip(TEXTS, states, mask, strict=True):
+                alone = model(**pad([text]), output_hidden_states=True).hidden_states[layer][0]
+                torch.testing.assert_close(row[real], alone)
+    middle = model(**put_at(TEXTS[0], 2, 9), output_hidden_states=True).hidden_states
+    ends = model(**pad(TEXTS[:1]), output_hidden_states=True).hidden_states
+    for one, other in zip(middle, ends, strict=True):
+        torch.testing.assert_close(one[:, 2:7], other)
+
+
+def test_hidden_states_are_those_that_make_the_text():
+    batch = pad(TEXTS[:1])
+    for kind in STUDENTS:
+        model = make(kind, **({"num_hidden_layers": 2} if kind == "bilstm" else {}))
+        states = model(**batch, output_hidden_states=True).hidden_states
+        assert len(states) == {"bilstm": 3, "cnn": 2, "bag": 1}[kind]
+        if kind == "bilstm":
+            text = states[-1].amax(dim=1)
+        elif kind == "bag":
+            text = model.layers[0](states[-1].mean(dim=1)).relu()
+        else:  # but for the windows that reach beyond the text
+            around = F.pad(states[0], (0, 0, 1, 1)).unfold(1, 3, 1)  # (1, token, width, 3)
+            found = torch.einsum("btwk,fwk->btf", around, model.convolutions[1].weight) + model.convolutions[1].bias
+            torch.testing.assert_close(states[1][..., 5:10], found.relu())
+            continue
+        torch.testing.assert_close(model(**batch).logits, model.classifier(text))
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_hidden_states_are_given_only_to_who_asks(kind):
+    model, batch = make(kind), pad(TEXTS)
+    assert model(**batch).hidden_states is None
+    with_loss = model(**batch, labels=torch.tensor([0, 2, 1, 1]), output_hidden_states=True, return_dict=False)
+    assert len(with_loss) == 3 and isinstance(with_loss[2], tuple)
+    model.config.output_hidden_states = True
+    assert model(**batch).hidden_states is not None
+    assert model(**batch, output_hidden_states=False).hidden_states is None
+    nothing = model(**pad([[], []], width=0)).hidden_states
+    assert all(states.shape[:2] == (2, 0) for states in nothing)
+
+
 def hash_by_hand(text, order, buckets):
     """Python's whole numbers, which know no overflow."""
     found = []

@@ -576,6 +576,33 @@ def test_an_online_teacher_teaches_variants_too(distil_flags, tmp_path):
     assert all("kd_loss" in logs for logs in state["log_history"] if "loss" in logs)
 
 
+def test_states_are_compared_where_teacher_and_student_share_the_tokens(distil_flags, teacher, tmp_path, monkeypatch):
+    shared = ["--teacher_mode=online", "--tokenizer_type=teacher", "--hidden_loss_weight=1"]
+    run_distill.main([*distil_flags, *shared, "--compare_student", "--augment", "drop"])
+    state = json.loads((tmp_path / "distilled" / "trainer_state.json").read_text())
+    losses = [logs["eval_hidden_loss"] for logs in state["log_history"] if "eval_hidden_loss" in logs]
+    assert len(losses) == 2 and losses[1] < losses[0] and read_report(tmp_path / "distilled")["student"]
+    flags = [flag for flag in distil_flags if not flag.startswith("--output_dir")] + [f"--output_dir={tmp_path}/no"]
+    monkeypatch.setattr("kd_trainer.distill.load_classifier", lambda *args, **kwargs: pytest.fail("too late"))
+    for wrong, part in (
+        (["--teacher_mode=cached"], "--teacher_mode cached"),
+        (["--tokenizer_type=char"], "--tokenizer_type char"),
+        (["--linear_teacher"], "--linear_teacher"),
+        (["--teacher_column=llm"], "--teacher_column"),
+        (["--teacher_name_or_path", str(teacher), str(teacher)], "several teachers"),
+    ):
+        with refused("--hidden_loss_weight", part, "--teacher_mode online --tokenizer_type teacher"):
+            run_distill.main([*flags, *shared, *wrong])
+    assert not (tmp_path / "no").exists()
+    monkeypatch.undo()
+    # The same vocabulary is not enough: shorter texts are other positions.
+    with refused("--hidden_loss_weight", "input_ids differ", "--teacher_max_seq_length"):
+        run_distill.main([*flags, *shared, "--teacher_max_seq_length=5"])
+    for wrong in ("-1", "inf", "nan"):
+        with refused(f"--embedding_loss_weight is {float(wrong)}", "from 0"):
+            run_distill.main([*flags, f"--embedding_loss_weight={wrong}"])
+
+
 def test_a_student_that_is_too_large_or_an_optimizer_that_knows_no_tables_is_refused(distil_flags):
     student = [flag for flag in distil_flags if not flag.startswith("--teacher")]
     for flags, parts in (

@@ -6,7 +6,7 @@ import gc
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_NAMES
+from conftest import LABEL_NAMES, refused
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, hyperparameter_search
@@ -287,7 +287,8 @@ def test_half_precision_teacher_gives_fp32_logits(lab, shared):
     teacher = lab.teacher.to(torch.bfloat16)
     trainer = lab.trainer(lab.student("bert"), lab.dataset(kind="bert", teacher="online"), "bert", teacher=teacher)
     tokens = dict(lab.padded("bert", 32))
-    logits = trainer.run_teacher(tokens, {}) if shared else trainer.run_teacher({}, tokens)
+    logits, states = trainer.run_teacher(tokens, {}) if shared else trainer.run_teacher({}, tokens)
+    assert states is None
     assert logits.dtype == torch.float32 and not logits.requires_grad
     torch.testing.assert_close(logits, lab.teacher_logits[:32], rtol=0.1, atol=0.2)
 
@@ -301,6 +302,108 @@ def test_training_needs_a_teacher_or_its_logits(lab):
 def test_plain_training_arguments_are_refused(lab, args):
     with pytest.raises(ValueError, match="DistillationTrainingArguments"):
         DistillationTrainer(lab.student(), args, train_dataset=lab.dataset())
+
+
+# States of student and teacher
+
+
+def relation_loss(states, teacher_states, mask):
+    """Per row: mean over pairs of tokens of the squared difference of their cosines."""
+    losses = []
+    for one, other, real in zip(states, teacher_states, mask != 0, strict=True):
+        cosines = [torch.nn.functional.cosine_similarity(x[None], x[:, None], dim=-1) for x in (one[real], other[real])]
+        losses.append((cosines[0] - cosines[1]).square().mean())
+    return torch.stack(losses)
+
+
+STATES = {"hidden_loss_weight": 2.0, "embedding_loss_weight": 0.5, "alpha": 0.3, "temperature": 2.0}
+
+
+def loss_with_states(lab, model, size, targets):
+    """`(loss, kd, hidden, embedding)` per row, written out."""
+    batch = lab.padded("bert", size)
+    output = model(**batch, output_hidden_states=True)
+    with torch.no_grad():
+        taught = lab.teacher(**batch, output_hidden_states=True).hidden_states
+    kd = distillation(output.logits, lab.teacher_logits[:size], "kl", 2.0)
+    hidden, embedding = (
+        relation_loss(output.hidden_states[place], taught[place], batch["attention_mask"]) for place in (-1, 0)
+    )
+    task = cross_entropy(output.logits, targets)
+    return 0.3 * task + 0.7 * (kd + 2.0 * hidden + 0.5 * embedding), kd, hidden, embedding
+
+
+def student_of(lab, kind):
+    """A student of the teacher's tokens: a transformer, or a BiLSTM as large as its vocabulary."""
+    return lab.student("bert") if kind == "bert" else lab.student(vocab_size=len(lab.tokenizers["bert"]))
+
+
+@pytest.mark.parametrize("batch, accumulation", [(20, 1), (8, 3)])
+@pytest.mark.parametrize("kind", ["bilstm", "bert"])
+def test_states_are_a_part_of_the_teachers_part(lab, kind, batch, accumulation):
+    model, targets = student_of(lab, kind), lab.targets(20, unlabelled=True)
+    loss, kd, hidden, embedding = loss_with_states(lab, model, 20, targets)
+    args = {**STATES, "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    dataset = lab.dataset(20, "bert", "shared", unlabelled=True)
+    assert_same(lab.step_gradient(model, dataset, "bert", args=args, teacher=lab.teacher), gradient(loss.mean(), model))
+    trainer = lab.trainer(model, None, "bert", args=STATES, teacher=lab.teacher, eval_dataset=dataset)
+    metrics = trainer.evaluate()
+    for name, values in (("loss", loss), ("kd_loss", kd), ("hidden_loss", hidden), ("embedding_loss", embedding)):
+        assert metrics[f"eval_{name}"] == pytest.approx(float(values.detach().mean()), rel=1e-4)
+    # The states are nobody's prediction.
+    predictions = trainer.predict(dataset).predictions
+    assert isinstance(predictions, np.ndarray) and predictions.shape == (20, 3)
+
+
+def test_equal_models_have_equal_states(lab):
+    model = copy.deepcopy(lab.teacher)
+    dataset = lab.dataset(20, "bert", "shared")
+    metrics = lab.trainer(model, None, "bert", args=STATES, teacher=lab.teacher, eval_dataset=dataset).evaluate()
+    assert metrics["eval_hidden_loss"] < 1e-10 and metrics["eval_embedding_loss"] < 1e-10
+
+
+@pytest.mark.parametrize("settings", [{"adversarial": "fgm"}, {"adversarial": "freelb"}, {"bf16": True}])
+def test_states_are_learnt_under_attack_and_in_half_precision(lab, settings):
+    model = student_of(lab, "bilstm")
+    args = {"hidden_loss_weight": 5.0, "embedding_loss_weight": 5.0, "optim": "adamw_torch", "learning_rate": 0.02}
+    args |= {"num_train_epochs": 10, "per_device_train_batch_size": 16, **settings}
+    dataset = lab.dataset(48, "bert", "shared")
+    trainer = lab.trainer(model, dataset, "bert", args=args, teacher=lab.teacher, eval_dataset=dataset)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    for name in ("eval_hidden_loss", "eval_embedding_loss"):
+        assert after[name] < 0.7 * before[name]
+
+
+def test_a_bilstm_teaches_a_bilstm_its_states_with_and_without_a_mask(lab):
+    student, teacher = lab.student(), lab.student(seed=3, hidden_size=11, num_hidden_layers=2)
+    args = {"hidden_loss_weight": 1.0, "alpha": 1.0, "kd_loss": "mse"}
+    trainer = lab.trainer(student, None, args=args, teacher=teacher)
+    batch = lab.padded("bilstm", 20)
+    states = [model(**batch, output_hidden_states=True).hidden_states[-1] for model in (student, teacher)]
+    expected = relation_loss(*states, batch["attention_mask"]).mean()
+    for names in (["input_ids", "attention_mask"], ["input_ids"]):
+        inputs = {name: batch[name] for name in names}
+        trainer.compute_loss(student, {**inputs, "labels": lab.targets(20)})
+        assert trainer.take_parts("train")["hidden_loss"] == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_states_of_other_tokens_are_refused(lab, tmp_path):
+    args, teacher = {"hidden_loss_weight": 1.0}, lab.teacher
+    with refused("hidden_loss_weight", "no teacher", "pass a teacher="):
+        lab.trainer(lab.student(), lab.dataset(), args=args)
+    with refused("hidden_loss_weight", "tokenizer of its own"):
+        lab.trainer(
+            lab.student(), lab.dataset(), args=args, teacher=teacher, teacher_processing_class=lab.tokenizers["bert"]
+        )
+    for way in ("column", "online"):
+        with refused("hidden_loss_weight", "columns of the teacher"):
+            lab.trainer(lab.student(), lab.dataset(teacher=way), args=args, teacher=teacher).train()
+    tuples = student_of(lab, "bilstm")
+    tuples.config.return_dict = False
+    with refused("student", "no hidden_states"):
+        lab.trainer(tuples, lab.dataset(20, "bert", "shared"), "bert", args=args, teacher=teacher).train()
 
 
 # Logs and evaluation

@@ -259,6 +259,7 @@ def test_a_loss_without_a_temperature_has_none_searched(flags, tmp_path):
         (["--tune_trials=0"], ("--tune_trials is 0", "at least 1")),
         (["--do_train=false", "--do_eval"], ("--tune", "--do_train")),
         (["--teacher_mode=online"], ("cached logits", "--teacher_mode online")),
+        (["--hidden_loss_weight=1"], ("cached logits", "leave out --hidden_loss_weight")),
         (["--learning_rate=0"], ("--learning_rate above 0",)),
         (["--metric_for_best_model=loss"], ("--metric_for_best_model accuracy",)),
         (["--eval_strategy=no"], ("leave out --eval_strategy",)),
