@@ -38,15 +38,17 @@ def main(argv):
 
     if not tuning_args.tune:  # which has its own word for it
         check_states(args, teacher_args, student_args)
-    if ablation_args.ablation:
-        from kd_trainer.ablation import ablate
-
-        ablate(settings, ablation_args, args)
-        return
+    from kd_trainer.ablation import ablate, prepare_ablation
     from kd_trainer.tuning import prepare_search, tune
     from kd_trainer.workflow import get_data, run_alone, start_run
 
+    if ablation_args.ablation:
+        prepare_ablation(settings, args)
     run = start_run(settings, args, data_args, run_args)
+    if ablation_args.ablation:
+        names = find_teachers(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)
+        ablate(settings, names, ablation_args, run.output_dir)
+        return
     prepare_search(run, tuning_args, teacher_args)
     data = get_data(run, student_args, unlabelled_allowed=True, answer_column=teacher_args.teacher_column)
     alone = plan_alone(run) if args.do_train and teacher_args.compare_student else None

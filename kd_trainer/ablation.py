@@ -4,39 +4,61 @@ Does each part of a distillation help? `run_distill.py --ablation` adds them one
 The stages are recipes, made from the flags of the whole, in a folder of their own; [`Runner`] runs them.
 """
 
+import dataclasses
 import json
 import logging
-from pathlib import Path
+import shlex
 
 import numpy as np
 import yaml
 
+from .arguments import AblationArguments, TuningArguments
 from .compare import Runner, plan
-from .comparison import LEVEL, compare_rows, is_found, read_all, spread
+from .comparison import LEVEL, compare_rows, format_p, is_found, read_all, spread
 from .distill import DISTILLATION_SETTINGS
 from .errors import InputError
 from .output_folder import REPORT, check_writable, plain
 from .report import write_json
 from .significance import bootstrap_interval
-from .workflow import set_logging
+from .transfer import check_augmentations
 
 logger = logging.getLogger(__name__)
 
-# What each stage adds to the one before: the settings that are held back until then. The first to come is the teacher.
+# What each stage adds to the one before: the setting that says that the part is wanted, and those that belong to it.
 PARTS = {
-    "embeddings": {"embedding_init"},
-    "ngrams": {"ngram_buckets", "ngram_size", "ngram_order", "ngram_dropout", "ngram_loss_weight"},
-    "augmentation": {"augment", "num_augmented"},
-    "unlabeled": {"unlabeled_file"},
+    "embeddings": ("embedding_init",),
+    "ngrams": ("ngram_buckets", "ngram_size", "ngram_order", "ngram_dropout", "ngram_loss_weight"),
+    "augmentation": ("augment", "num_augmented"),
+    "unlabeled": ("unlabeled_file",),
 }
-# The setting that says that a part is wanted at all.
-WANTED = {
-    "embeddings": "embedding_init",
-    "ngrams": "ngram_buckets",
-    "augmentation": "augment",
-    "unlabeled": "unlabeled_file",
-}
-OWN_SETTINGS = {"ablation", "ablation_seeds", "ablation_jobs", "compare_student", "seed", "output_dir", "push_to_hub"}
+# Settings that a stage has of its own, or not at all.
+NOT_KEPT = {
+    *(field.name for field in dataclasses.fields(AblationArguments)),
+    *(field.name for field in dataclasses.fields(TuningArguments)),
+    "compare_student", "seed", "output_dir", "push_to_hub", "predict_file", "predict_text", "predict_text_pair",
+    "predict_output",
+}  # fmt: skip
+
+
+def check_parts(settings):
+    """
+    Refuses what some stage would refuse after others have been trained.
+
+    Raises:
+        `InputError`
+    """
+    for name in ("model_name_or_path", "config_name"):
+        if settings.get(name) is not None:
+            raise InputError(f"--ablation builds the student up from nothing: leave out --{name}")
+    if settings.get("overwrite_output_dir"):
+        raise InputError("--ablation goes on where it stopped: leave out --overwrite_output_dir, or remove its folder")
+    check_augmentations(settings.get("augment"))
+    if not settings.get("teacher_name_or_path"):
+        for name in ("tokenizer_type", "embedding_init"):
+            if settings.get(name) == "teacher":
+                raise InputError(f"--{name} teacher needs a model as teacher: give --teacher_name_or_path")
+    if settings.get("teacher_column") is not None and (settings.get("augment") or settings.get("unlabeled_file")):
+        raise InputError("--teacher_column has no answers for --augment and --unlabeled_file: leave them out")
 
 
 def make_stages(settings):
@@ -44,54 +66,56 @@ def make_stages(settings):
     The settings of every stage: the student alone, then with the teacher, then with one part more at a time.
 
     Args:
-        settings (`dict[str, Any]`): Of the whole distillation.
+        settings (`dict[str, Any]`): Of the whole distillation, after [`check_parts`].
 
     Returns:
         `dict[str, tuple[str, dict[str, Any]]]`: By its name, a stage's script and settings; parts that the whole does
         not have are no stages.
-
-    Raises:
-        `InputError`: For a student that is not built but loaded, whose parts are in it already.
     """
-    for name in ("model_name_or_path", "config_name"):
-        if settings.get(name) is not None:
-            raise InputError(f"--ablation builds the student up from nothing: leave out --{name}")
-    settings = {name: value for name, value in plain(settings).items() if name not in OWN_SETTINGS}
-    held_back = set().union(*PARTS.values())
+    settings = {name: value for name, value in plain(settings).items() if name not in NOT_KEPT}
+    if not settings.keys() & {"bf16", "fp16"}:
+        settings["bf16"] = False  # the same on every machine, see `make_experiment`
+    held_back = {name for names in PARTS.values() for name in names}
     base = {name: value for name, value in settings.items() if name not in held_back}
     alone = {name: value for name, value in base.items() if name not in DISTILLATION_SETTINGS}
+    alone["skip_unlabeled"] = True
     if alone.get("tokenizer_type") == "teacher":  # run_student.py knows the tokenizer by its name alone
-        teachers = settings.get("teacher_name_or_path")
-        if not teachers:
-            raise InputError("--ablation with --tokenizer_type teacher: give the teacher's --teacher_name_or_path")
         del alone["tokenizer_type"]
-        alone.setdefault("tokenizer_name", teachers[0])
+        alone.setdefault("tokenizer_name", settings["teacher_name_or_path"][0])
     stages = {"student": ("run_student", alone), "+teacher": ("run_distill", base)}
-    for part, names in PARTS.items():
-        if settings.get(WANTED[part]):
-            base = {**base, **{name: settings[name] for name in names & settings.keys()}}
+    for part, (wanted, *more) in PARTS.items():
+        if settings.get(wanted):
+            base = {**base, **{name: settings[name] for name in (wanted, *more) if name in settings}}
             stages[f"+{part}"] = ("run_distill", base)
     return stages
 
 
 def write_stages(stages, folder):
     """
-    Writes every stage as a recipe, `FOLDER/+teacher.yaml`; returns their paths, `list[str]`.
+    Writes every stage as a recipe, `FOLDER/+teacher.yaml`.
+
+    Returns:
+        `tuple[list[str], list[Path]]`: All of them; and those that were not there before.
 
     Raises:
         `InputError`: Where a recipe of that name says something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, new = [], []
+    texts = {}
     for name, (script, settings) in stages.items():
         path = folder / f"{name}.yaml"
-        text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
-        text = f"# A stage of an ablation.\n# python {script}.py {path}\n\n{text}"
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        command = f"python {script}.py {shlex.quote(str(path))}"
+        text = yaml.safe_dump({**settings, "output_dir": str(folder / name / "again")}, allow_unicode=True)
+        texts[path] = f"# A stage of an ablation.\n# {command}\n\n{text}"
+        if path.exists() and path.read_text(encoding="utf-8") != texts[path]:
             raise InputError(f"{path} says something else: remove {folder}, or choose another --output_dir")
-        path.write_text(text, encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
         paths.append(str(path))
-    return paths
+        if not path.exists():
+            path.write_text(text, encoding="utf-8")
+            new.append(path)
+    return paths, new
 
 
 def format_waterfall(rows, seed_variance, teacher):
@@ -109,7 +133,7 @@ def format_waterfall(rows, seed_variance, teacher):
         gain, p = "–", "–"
         if row["p"] is not None:
             gain = f"{100 * row['difference']:+.2f}{' *' if is_found(row, seed_variance) else ''}"
-            p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+            p = format_p(row["p"])
         low, high = (f"{100 * end:.2f}" for end in row["interval"])
         cells = [row["name"], spread(row["accuracy"]), f"{low} to {high}", gain, p, spread(row["f1"])]
         lines.append(f"| {' | '.join([*cells, str(len(row['seeds'])), spread(row['train_seconds'], 1, 0)])} |")
@@ -171,34 +195,43 @@ def teacher_accuracy(experiments, seeds, output_dir):
     return None
 
 
-def ablate(settings, ablation_args, args):
+def plan_stages(stages, folder, seeds):
     """
-    Everything that `run_distill.py --ablation` does: makes the stages, runs those that are not finished, writes
-    `table.md`, `table.json`, `table.png`.
+    The stages as `list[Experiment]`; of a plan that is refused no recipe is left behind.
+
+    Raises:
+        `InputError`: As [`plan`] and [`write_stages`].
+    """
+    check_writable(folder, "--output_dir")
+    paths, new = write_stages(stages, folder)
+    try:
+        return plan(paths, [], seeds, folder)
+    except InputError:
+        for path in new:
+            path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def ablate(settings, teachers, ablation_args, output_dir):
+    """
+    Everything that `run_distill.py --ablation` does once the teacher is there: makes the stages, runs those that are
+    not finished, writes `table.md`, `table.json`, `table.png`.
 
     Args:
         settings (`dict[str, Any]`): What recipe and command line set.
+        teachers (`list[str]`): Folders or names of those that are models, trained by now.
         ablation_args ([`AblationArguments`]): Seeds, runs at a time.
-        args (`TrainingArguments`): All goes into `OUTPUT_DIR-ablation`.
+        output_dir (`Path`): All goes into the folder of its name and `-ablation`.
 
     Raises:
-        `InputError`: As [`plan`] and [`make_stages`]; for a folder of another ablation; and, after the table is
-            written, for runs that failed.
+        `InputError`: As [`check_parts`] and [`plan_stages`]; and, after the table is written, for runs that failed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("the plot of --ablation needs matplotlib: pip install 'kd_trainer[plot]'") from None
-    set_logging(args)
-    if settings.get("tune"):
-        raise InputError("--ablation and --tune are both given: search first, then ablate the best.yaml it leaves")
-    if not settings.get("output_dir"):
-        raise InputError("no --output_dir: name the folder beside which the runs and their table go")
-    output_dir, seeds = Path(args.output_dir), ablation_args.ablation_seeds
-    folder = output_dir.with_name(f"{output_dir.name}-ablation")
-    stages = make_stages(settings)
-    check_writable(folder, "--output_dir")
-    experiments = plan(write_stages(stages, folder), [], seeds, folder)
+    folder, seeds = output_dir.with_name(f"{output_dir.name}-ablation"), ablation_args.ablation_seeds
+    settings = {name: value for name, value in settings.items() if name != "teacher_recipe"}
+    stages = make_stages({**settings, "teacher_name_or_path": teachers} if teachers else settings)
+    experiments = plan_stages(stages, folder, seeds)
     logger.info(f"{len(stages)} stages, {len(seeds)} seeds, into {folder}: {', '.join(stages)}")
     failed = Runner(folder, ablation_args.ablation_jobs).run_all(experiments, seeds)
     rows = read_all(experiments, seeds, folder)
@@ -215,3 +248,26 @@ def ablate(settings, ablation_args, args):
     if failed:
         logs = ", ".join(f"{path}.log" for path in failed)
         raise InputError(f"{len(failed)} of the runs failed, the table is without them: see {logs}")
+
+
+def prepare_ablation(settings, args):
+    """
+    Refuses what an ablation cannot do, before a teacher is loaded or trained.
+
+    Args:
+        settings (`dict[str, Any]`): What recipe and command line set.
+        args (`TrainingArguments`): Of this process.
+
+    Raises:
+        `InputError`
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError("the plot of --ablation needs matplotlib: pip install 'kd_trainer[plot]'") from None
+    if settings.get("tune"):
+        raise InputError("--ablation and --tune are both given: search first, then ablate what was found")
+    if args.world_size > 1:
+        raise InputError("--ablation starts its own processes: launch it without torchrun")
+    has_recipe = settings.get("teacher_recipe") is not None
+    check_parts({**settings, "teacher_name_or_path": ["its recipe's"]} if has_recipe else settings)

@@ -23,8 +23,8 @@ def ask_estimator(estimator, texts, label_names):
     names = [str(name) for name in estimator.classes_]
     if set(names) == set(label_names):
         order = [names.index(name) for name in label_names]
-    elif list(estimator.classes_) == list(range(len(label_names))):
-        order = list(range(len(label_names)))  # fitted on label ids
+    elif list(estimator.classes_) == list(range(len(label_names))):  # fitted on label ids
+        order = list(range(len(label_names)))
     else:
         raise InputError(f"the classifier has labels {names}, data has {list(label_names)}: fit it on the same ones")
     if hasattr(estimator, "predict_proba"):
@@ -32,6 +32,10 @@ def ask_estimator(estimator, texts, label_names):
     margins = np.asarray(estimator.decision_function(texts))
     if margins.ndim == 1:  # of two labels: how far the second is ahead
         margins = np.stack([-margins / 2, margins / 2], axis=1)
+    if margins.shape[1] != len(names):  # one for each pair of labels
+        raise InputError(
+            f"the classifier gives {margins.shape[1]} margins for {len(names)} labels: let it give one each"
+        )
     return margins[:, order]
 
 

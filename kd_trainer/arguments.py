@@ -287,6 +287,10 @@ class DataArguments:
         default=None, metadata={"help": "Column of the label. Default: label, labels, category or class."}
     )
     max_seq_length: int = field(default=128, metadata={"help": "Longest text, in tokens; the rest is cut off."})
+    skip_unlabeled: bool = field(
+        default=False,
+        metadata={"help": "Train on the labelled rows alone where no teacher labels the others, instead of refusing."},
+    )
     validation_split: float = field(
         default=0.1, metadata={"help": "Share of the training split kept for validation when none is given."}
     )

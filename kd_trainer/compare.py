@@ -114,6 +114,8 @@ def make_experiment(recipe, flags, output_dir):
     for name in ("overwrite_output_dir", "resume_from_checkpoint"):
         if settings.get(name):
             raise InputError(f"{recipe}: --{name}: a comparison goes on where it stopped: leave it out")
+    if settings.get("ablation"):
+        raise InputError(f"{recipe}: --ablation is many runs, not one to compare: leave it out")
     if settings.get("tune"):
         raise InputError(f"{recipe}: --tune is a search, not a run to compare: leave it out, or compare its best.yaml")
     for name in ("train_file", "validation_file", "test_file", "class_file"):
@@ -246,6 +248,8 @@ class Runner:
             (rest if teacher is None or teacher in teachers else first).append((experiment, seed))
             teachers.add(teacher)
         pool = concurrent.futures.ThreadPoolExecutor(self.jobs)
+        # A polite kill takes the runs down, too.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             codes = [pool.submit(self.run, *run).result() for run in first]
             codes += pool.map(lambda run: self.run(*run), rest)
@@ -256,6 +260,7 @@ class Runner:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGTERM, before)
         if self.stopped.is_set():
             raise KeyboardInterrupt
         return [run[0].folder(self.output_dir, run[1]) for run, code in zip(first + rest, codes, strict=True) if code]
@@ -321,8 +326,6 @@ def main(argv):
 
 def console():
     """Entry point of `kd-compare`."""
-    # A polite kill takes the runs down, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_console(main)
 
 

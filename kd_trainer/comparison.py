@@ -14,7 +14,8 @@ from .robustness import MEASURES
 from .significance import SeedVariance, holm, paired_test
 
 LEVEL = 0.05
-DATA_FLAGS = {field.name for field in dataclasses.fields(DataArguments)}
+# What a run's data follow from: runs that agree in these must have seen the same.
+DATA_FLAGS = {*(field.name for field in dataclasses.fields(DataArguments)), "teacher_column"}
 
 
 def has_robustness(folder, experiment):
@@ -148,6 +149,11 @@ def is_found(row, seed_variance):
     return bool(seed_variance.freedom) and row["p"] is not None and row["p"] < LEVEL
 
 
+def format_p(p):
+    """Three digits of a p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def spread(values, scale=100.0, digits=2):
     """`mean ± standard deviation` of a list, the mean alone when it has one value."""
     mean = f"{scale * np.mean(values):.{digits}f}"
@@ -164,8 +170,7 @@ def format_comparison(rows, seed_variance, baseline):
         verdict = ["–", "–"]
         if row["p"] is not None:
             star = " *" if is_found(row, seed_variance) else ""
-            p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-            verdict = [f"{100 * row['difference']:+.2f}{star}", p]
+            verdict = [f"{100 * row['difference']:+.2f}{star}", format_p(row["p"])]
         name = f"{row['name']} ({row['note']})" if row["note"] else row["name"]
         cells = [name, spread(row["accuracy"]), spread(row["f1"]), str(len(row["seeds"]))]
         cells += [spread(row["train_seconds"], 1, 0), *verdict]

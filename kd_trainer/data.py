@@ -288,7 +288,7 @@ def load_data(
     splits = {}
     for name, split in rows.items():
         encoded = encode_labels(split, label_names)
-        if not (unlabelled_allowed and name == "train"):
+        if not (name == "train" and (unlabelled_allowed or data_args.skip_unlabeled)):
             check_labelled(split, encoded, "training without a teacher" if name == "train" else f"the {name} split")
         empty = sum(not "".join(sides(text)).strip() for text in split.texts)
         if empty:

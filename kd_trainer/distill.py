@@ -204,8 +204,12 @@ def fit_linear_teacher(data):
     if data.has_pairs:
         raise InputError("--linear_teacher counts n-grams, which do not compare the texts of a pair: leave it out")
     train = data.splits["train"].filter(lambda label: label != NO_LABEL, input_columns="labels")
+    labels = [data.label_names[label] for label in train["labels"][:]]
+    missing = sorted(set(data.label_names) - set(labels))
+    if missing:
+        raise InputError(f"--linear_teacher: no training row has the label {missing[0]!r}: leave it out")
     start = time.perf_counter()
-    model = fit_linear(train["text"][:], train["labels"][:])
+    model = fit_linear(train["text"][:], labels)
     seconds = time.perf_counter() - start
     logger.info(f"linear teacher of {model[0].analyzer} n-grams fitted on {len(train)} rows in {seconds:.1f} s")
     return ClassifierTeacher(model, data.label_names, seconds)
@@ -224,7 +228,7 @@ def load_teacher(name, teacher_args, student_args, data, max_seq_length):
     wanted = teacher_args.teacher_max_seq_length or max_seq_length
     max_length = fit_length(wanted, tokenizer, model.config, "the teacher's max_seq_length")
     digest = teacher_digest(model, tokenizer, max_length)
-    return Teacher(model, tokenizer, order, max_length, teacher_args, reported_seconds(name), digest)
+    return Teacher(name, model, tokenizer, order, max_length, teacher_args, reported_seconds(name), digest)
 
 
 def reported_seconds(name):

@@ -65,6 +65,22 @@ def read_vectors(path, wanted):
     return vectors
 
 
+def token_texts(tokenizer):
+    """
+    What each token of a vocabulary looks like in a text, `dict[str, str]`: without the sign of a piece that goes on
+    ("##ing") or begins a word ("▁the", "Ġthe"). Special tokens and parts of a character are left out.
+    """
+    special = set(tokenizer.all_special_tokens)
+    texts = {}
+    for token in tokenizer.get_vocab():
+        if token not in special:
+            text = token[2:] if token.startswith("##") and len(token) > 2 else token
+            text = tokenizer.convert_tokens_to_string([text]).strip() or text
+            if "\ufffd" not in text:
+                texts[token] = text
+    return texts
+
+
 def teacher_vectors(teacher, teacher_tokenizer, tokenizer):
     """
     What a teacher's embedding table says of a student's tokens. With one tokenizer for both they are its rows; else a
@@ -82,13 +98,7 @@ def teacher_vectors(teacher, teacher_tokenizer, tokenizer):
     vocabulary = tokenizer.get_vocab()
     if vocabulary == teacher_tokenizer.get_vocab():
         return {token: table[index] for token, index in vocabulary.items()}
-    special = set(tokenizer.all_special_tokens)
-    # What "##ing" goes on with is the teacher's word for it, too.
-    texts = {
-        token: token[2:] if token.startswith("##") and len(token) > 2 else token
-        for token in vocabulary
-        if token not in special
-    }
+    texts = token_texts(tokenizer)
     if not texts:
         return {}
     pieces = teacher_tokenizer(list(texts.values()), add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -148,7 +158,9 @@ def init_embeddings(student, tokenizer, source, teacher=None, teacher_tokenizer=
             do not fit.
     """
     if source != "teacher":
-        vectors = read_vectors(source, set(tokenizer.get_vocab()))
+        texts = token_texts(tokenizer)
+        found = read_vectors(source, set(texts.values()))
+        vectors = {token: found[text] for token, text in texts.items() if text in found}
     elif teacher is None:
         raise InputError("--embedding_init teacher needs a model as teacher: run_distill.py --teacher_name_or_path")
     else:

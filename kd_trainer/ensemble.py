@@ -1,4 +1,4 @@
-"""Whoever teaches: one model, several, or answers that stand in the data, as one teacher."""
+"""Whoever teaches: models, classifiers of other kinds, answers that stand in the data, several as one teacher."""
 
 import logging
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ class Teacher:
     A trained teacher, ready to label.
 
     Args:
+        name (`str`): Its folder, or its name on the hub.
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): In fp32, with its own tokenizer.
         order (`list[int]`): For every label of the data the teacher's index.
         max_length (`int`): In its tokens.
@@ -34,6 +35,7 @@ class Teacher:
         digest (`str`): See [`teacher_digest`].
     """
 
+    name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     order: list[int]

@@ -22,10 +22,10 @@ def fit_linear(texts, labels):
     are of characters where most are of a script that is written without spaces, else of words.
 
     Args:
-        texts (`list[str]`), labels (`list[int]`): Labelled rows.
+        texts (`list[str]`), labels (`list[str]`): Labelled rows, labels by their names.
 
     Returns:
-        `sklearn.pipeline.Pipeline` with `predict_proba`; its `classes_` are the label ids that occur.
+        `sklearn.pipeline.Pipeline` with `predict_proba`; its `classes_` are the labels that occur.
 
     Raises:
         `InputError`: For a label with fewer than five rows, or texts without a word.

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from .arguments import TuningArguments
-from .comparison import LEVEL, compare_rows
+from .comparison import LEVEL, compare_rows, format_p
 from .output_folder import BEST, SEARCH_TABLE, plain
 from .report import align, versions, write_json
 
@@ -40,10 +40,6 @@ def table_of(trials):
     return rows
 
 
-def format_p(p):
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def format_trials(rows, names, metric, best):
     """A Markdown table of [`table_of`]'s rows; `*` marks the best."""
     scores = list(dict.fromkeys((metric, "accuracy")))
@@ -70,7 +66,7 @@ def verdict(rows, best, metric):
     )
 
 
-def write_recipe(run, rows, best, names, metric):
+def write_recipe(run, rows, best, names, metric, teacher):
     """
     Writes `best.yaml`: the settings of the search with the best values put in, into an output folder of its own.
 
@@ -81,6 +77,8 @@ def write_recipe(run, rows, best, names, metric):
     not_kept = {field.name for field in fields(TuningArguments)}
     settings = {name: value for name, value in plain(run.settings).items() if name not in not_kept}
     settings |= {name: best[name] for name in names} | {"output_dir": str(folder)}
+    if settings.pop("teacher_recipe", None) is not None:  # followed by now, with what the command line said of the data
+        settings["teacher_name_or_path"] = [member.name for member in teacher.models]
     if settings.get("num_augmented") == 0:
         settings = {name: value for name, value in settings.items() if name not in ("augment", "num_augmented")}
     command = f"python run_distill.py {shlex.quote(str(path))}"
@@ -94,7 +92,7 @@ def write_recipe(run, rows, best, names, metric):
     return command
 
 
-def report_trials(run, trials, names, data):
+def report_trials(run, trials, names, data, teacher):
     """
     Leaves `tune.json`, all trials, and `best.yaml`, a recipe, in the output folder, and says what came out.
 
@@ -103,11 +101,12 @@ def report_trials(run, trials, names, data):
         trials (`list[optuna.trial.FrozenTrial]`): Those that are finished, the first with the flags as given.
         names (`list[str]`): Of the settings that were searched.
         data ([`TextData`]): That they were trained and scored on.
+        teacher ([`Ensemble`]): That taught them.
     """
     metric = run.args.metric_for_best_model.removeprefix("eval_")
     rows = table_of(trials)
     best = max(rows, key=lambda row: row[metric])  # of equal ones the first
-    command = write_recipe(run, rows, best, names, metric)
+    command = write_recipe(run, rows, best, names, metric, teacher)
     result = {
         "metric": metric,
         "best": best["trial"],

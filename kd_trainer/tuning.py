@@ -7,8 +7,10 @@ as they finish, so that a search that was stopped goes on. A trial saves no mode
 """
 
 import copy
+import hashlib
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from transformers.trainer_utils import SaveStrategy
@@ -260,6 +262,19 @@ def make_trainer(run, given, student, tokenizer, max_length, teacher, data):
     )
 
 
+def sources_digest(teacher, student_args, data):
+    """Names everything that trials are made of and that settings only point to: data, teachers, other files."""
+    digest = hashlib.sha256(data.digest().encode())
+    for member in teacher.models:
+        digest.update(member.digest.encode())
+    files = [*(teacher.args.unlabeled_file or []), student_args.embedding_init]
+    for path in files:
+        if path is not None and Path(path).is_file():
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def tune(run, tuning_args, teacher, student_args, data):
     """
     Searches, and leaves `tune.json`, all trials, and `best.yaml`, a recipe, in the output folder.
@@ -280,10 +295,12 @@ def tune(run, tuning_args, teacher, student_args, data):
     check_model(run, student, tokenizer, max_length)
     database = run.output_dir / SEARCH
     begun = database.exists() and not run.run_args.overwrite_output_dir
-    claim_output_dir(run.settings, run.args, str(database) if begun else None, data.digest())
+    claim_output_dir(
+        run.settings, run.args, str(database) if begun else None, sources_digest(teacher, student_args, data)
+    )
     study, storage = open_study(run.output_dir, given)
     if len(finished_trials(study)) < tuning_args.tune_trials:
         teacher.to(run.args.device)
         trainer = make_trainer(run, given, student, tokenizer, max_length, teacher, data)
         run_trials(run, study, storage, tuning_args.tune_trials, trainer)
-    report_trials(run, finished_trials(study), list(given), data)
+    report_trials(run, finished_trials(study), list(given), data, teacher)

@@ -1,6 +1,7 @@
 """The stages of a distillation: each has one part more than the one before, and is compared with it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from test_compare import Inside, Pretended, table_cells
 
 import run_distill
 from kd_trainer import compare, report
-from kd_trainer.ablation import PARTS, make_stages
+from kd_trainer.ablation import PARTS, check_parts, make_stages
 from kd_trainer.significance import bootstrap_interval, paired_test
 
 WHOLE = {
@@ -42,10 +43,11 @@ def test_every_stage_has_one_part_more_and_the_last_is_the_whole():
     assert list(stages) == ["student", "+teacher", "+embeddings", "+ngrams", "+augmentation", "+unlabeled"]
     assert [script for script, _ in stages.values()] == ["run_student"] + 5 * ["run_distill"]
     settings = [settings for _, settings in stages.values()]
-    assert settings[-1] == WHOLE
+    assert settings[-1] == {**WHOLE, "bf16": False}
     for before, after, part in zip(settings[1:-1], settings[2:], PARTS, strict=True):
-        assert before.items() <= after.items() and set(after) - set(before) == PARTS[part] & WHOLE.keys()
+        assert before.items() <= after.items() and set(after) - set(before) == set(PARTS[part]) & WHOLE.keys()
     # The student alone knows nothing of a teacher, and all else of the first taught one.
+    assert settings[0].pop("skip_unlabeled")
     assert settings[0].items() <= settings[1].items()
     assert set(settings[1]) - set(settings[0]) == {"linear_teacher", "temperature"}
 
@@ -57,14 +59,48 @@ def test_parts_that_are_not_wanted_are_no_stages():
 
 def test_the_student_alone_reads_the_teachers_tokens_too():
     stages = make_stages({"teacher_name_or_path": ["a", "b"], "tokenizer_type": "teacher"})
-    assert stages["student"] == ("run_student", {"tokenizer_name": "a"})
-    with refused("--tokenizer_type teacher", "--teacher_name_or_path"):
-        make_stages({"linear_teacher": True, "tokenizer_type": "teacher"})
+    script, settings = stages["student"]
+    assert script == "run_student" and settings == {"tokenizer_name": "a", "skip_unlabeled": True, "bf16": False}
 
 
-def test_a_student_that_is_there_already_is_refused():
-    with refused("--ablation", "--model_name_or_path"):
-        make_stages({"model_name_or_path": "student", "linear_teacher": True})
+@pytest.mark.parametrize(
+    "settings, parts",
+    [
+        ({"model_name_or_path": "student"}, ("--ablation", "--model_name_or_path")),
+        ({"tokenizer_type": "teacher"}, ("--tokenizer_type teacher", "--teacher_name_or_path")),
+        ({"embedding_init": "teacher"}, ("--embedding_init teacher", "--teacher_name_or_path")),
+        ({"augment": ["msk"]}, ("--augment msk",)),
+        ({"augment": ["mask"], "teacher_column": "llm"}, ("--teacher_column", "--augment")),
+        ({"overwrite_output_dir": True}, ("--overwrite_output_dir",)),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_first(settings, parts):
+    with refused(*parts):
+        check_parts({"linear_teacher": True, **settings})
+
+
+def test_a_column_teaches_and_rows_without_a_label_are_for_the_taught_alone(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "measure_speed", lambda *args: {"latency_ms": 1.0, "texts_per_s": 1.0})
+    monkeypatch.setattr(compare, "subprocess", Inside())
+    path = tmp_path / "train.jsonl"
+    rows = [(text, LABEL_NAMES[label], np.eye(3)[label].tolist()) for text, label in zip(*make_rows(96), strict=True)]
+    rows += [(text, None, [0.5, 0.25, 0.25]) for text in make_rows(20, 9)[0]]
+    lines = [json.dumps(dict(zip(("text", "label", "llm"), row, strict=True)), ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe, *more = flags
+    settings = yaml.safe_load((tmp_path / "whole.yaml").read_text(encoding="utf-8"))
+    for name in ("augment", "num_augmented", "unlabeled_file", "linear_teacher", "embedding_init", "ngram_size"):
+        del settings[name]
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump({**settings, "teacher_column": "llm"}), encoding="utf-8")
+    run_distill.main([recipe, *more, f"--train_file={path}", "--ablation_seeds", "5"])
+    cells = table_cells((tmp_path / "out-ablation" / "table.md").read_text(encoding="utf-8"))
+    # The test split has no such column: no row for the teacher.
+    assert [cell["stage"] for cell in cells] == ["student", "+teacher", "+ngrams"]
+    # A stage can be run by itself, and gives what it gave.
+    stage = tmp_path / "out-ablation" / "+teacher.yaml"
+    run_distill.main([str(stage), "--use_cpu", "--seed=5"])
+    again = json.loads((tmp_path / "out-ablation" / "+teacher" / "again" / "report.json").read_text(encoding="utf-8"))
+    assert cells[1]["accuracy"] == f"{100 * again['distilled']['accuracy']:.2f}"
 
 
 def test_every_stage_is_run_and_compared_with_the_one_before(flags, tmp_path, monkeypatch, capsys):
@@ -137,7 +173,7 @@ def test_what_would_fail_later_is_refused_first(flags, monkeypatch, more, parts)
     monkeypatch.setattr(compare, "subprocess", runs)
     with refused(*parts):
         run_distill.main([*flags, *more])
-    assert not runs.runs
+    assert not runs.runs and not (Path(flags[0]).parent / "out-ablation").exists()
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():

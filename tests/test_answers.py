@@ -8,7 +8,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 
 from kd_trainer.answers import BATCH_ROWS, teacher_answers
 from kd_trainer.linear import fit_linear
@@ -61,6 +61,14 @@ def test_a_function_is_asked_in_batches_and_may_give_probabilities():
     assert np.isfinite(sure).all() and log_softmax(sure, axis=1)[0, 0] == pytest.approx(0, abs=1e-4)
 
 
+def test_a_margin_for_each_pair_of_labels_is_refused():
+    texts, labels = make_rows(60)
+    four = [str(label) if row % 2 else "3" for row, label in enumerate(labels)]
+    pipeline = fitted(SVC(decision_function_shape="ovo"), four, texts)
+    with refused("6 margins", "4 labels"):
+        teacher_answers(pipeline, texts, ["0", "1", "2", "3"])
+
+
 def test_answers_that_do_not_fit_are_refused():
     for answer in ([[1.0]], [[1.0, 2.0, 3.0]], [[np.nan, 1.0]], [1.0, 2.0], [[1, 2], [3, 4]]):
         with refused("1 texts", "2 labels"):
@@ -88,6 +96,6 @@ def test_a_spaced_script_is_cut_into_words():
 
 def test_texts_that_no_linear_model_can_be_fitted_on_are_refused():
     with refused("--linear_teacher", "5 training rows", "has 4"):
-        fit_linear(TEXTS[:14], LABELS[:14])
+        fit_linear(TEXTS[:14], NAMES[:14])
     with refused("--linear_teacher", "vocabulary"):
         fit_linear(["!"] * 20, [0, 1] * 10)

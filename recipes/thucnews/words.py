@@ -1,7 +1,8 @@
 """
 A scikit-learn teacher for THUCNews that knows words: TF-IDF of character 1-2-grams and of the words that jieba finds,
-under a linear SVM. Its answers to the training, validation and test texts, and to headlines without labels, go into a
-column `words` of files that `run_distill.py --teacher_column words` reads. Needs `pip install jieba`.
+under a linear SVM. Its answers to the training, validation and test texts, to headlines without labels and to variants
+of the training texts go into a column `words` of files that `run_distill.py --teacher_column words` reads. Needs
+`pip install jieba`.
 
     python recipes/thucnews/words.py
     python run_distill.py recipes/thucnews/distill_words.yaml
@@ -20,6 +21,7 @@ from sklearn.svm import LinearSVC
 from kd_trainer import teacher_answers
 from kd_trainer.arguments import DataArguments
 from kd_trainer.data import load_data
+from kd_trainer.transfer import HOLE, augment
 
 
 def write_answers(path, teacher, texts, labels, label_names):
@@ -38,6 +40,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data/thucnews", help="Folder of train.txt, dev.txt, class.txt.")
     parser.add_argument("--unlabeled", nargs="*", default=["data/tnews/train.tsv", "data/tnews/unlabeled.txt"])
+    parser.add_argument("--augment", nargs="*", default=["drop", "replace", "ngram", "splice"])
+    parser.add_argument("--num_augmented", type=int, default=1, help="Variants of each training text.")
     parser.add_argument("--output_dir", default="outputs/thucnews/words")
     args = parser.parse_args()
     folder, output = Path(args.data), Path(args.output_dir)
@@ -56,11 +60,12 @@ def main():
     teacher.fit(texts["train"], [data.label_names[label] for label in labels["train"]])
 
     known = {text.strip() for split in texts.values() for text in split}
-    for path in args.unlabeled:  # of a table the first column; its labels are another task's
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        found = [line.split("\t")[0] for line in lines]
-        new = [text for text in dict.fromkeys(found) if text.strip() and text.strip() not in known]
-        texts["train"], labels["train"] = [*texts["train"], *new], [*labels["train"], *[-100] * len(new)]
+    # Of a table the first column; its labels are another task's.
+    lines = [line for path in args.unlabeled for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    more = [line.split("\t")[0] for line in lines]
+    more += augment(texts["train"], args.augment, args.num_augmented if args.augment else 0, HOLE)
+    more = [text for text in dict.fromkeys(more) if text.strip() and text.strip() not in known]
+    texts["train"], labels["train"] = [*texts["train"], *more], [*labels["train"], *[-100] * len(more)]
     output.mkdir(parents=True, exist_ok=True)
     for name in texts:
         write_answers(output / f"{name}.jsonl", teacher, texts[name], labels[name], data.label_names)
