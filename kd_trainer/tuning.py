@@ -7,6 +7,7 @@ as they finish, so that a search that was stopped goes on. A trial saves no mode
 """
 
 import copy
+import functools
 import hashlib
 import logging
 from dataclasses import replace
@@ -235,15 +236,18 @@ def make_trainer(run, given, student, tokenizer, max_length, teacher, data):
     """The [`TrialTrainer`] of a search; the teacher labels what it has not labelled before."""
     splits = teacher_columns(run, teacher, tokenizer, data, max_length)
     teacher.to("cpu")  # its work is done: the students have the device to themselves
-    counts = {teacher.args.num_augmented: len(splits["train"])}
+    most = teacher.args.num_augmented
 
-    def count_rows_with(variants):
+    @functools.cache
+    def count_variants(number):
+        # The files without labels, which may be large, are not read again.
+        alone = replace(teacher.args, num_augmented=number, unlabeled_file=None)
+        return len(find_transfer_set(run, alone, tokenizer, data)) if number else 0
+
+    def count_rows_with(number):
         # Fewer variants are the first of more, see `augment`.
-        if variants not in counts:
-            fewer = replace(teacher.args, num_augmented=variants) if variants else replace(teacher.args, augment=None)
-            more = find_transfer_set(run, fewer, tokenizer, data)
-            counts[variants] = len(data.splits["train"]) + (0 if more is None else len(more))
-        return counts[variants]
+        rows = len(splits["train"])
+        return rows if number == most else rows - count_variants(most) + count_variants(number)
 
     args = copy.deepcopy(run.args)
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
