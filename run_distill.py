@@ -42,8 +42,7 @@ def main(argv):
     from kd_trainer.tuning import prepare_search, tune
     from kd_trainer.workflow import get_data, run_alone, start_run
 
-    if ablation_args.ablation:
-        prepare_ablation(settings, args)
+    prepare_ablation(settings, ablation_args, args)
     run = start_run(settings, args, data_args, run_args)
     if ablation_args.ablation:
         names = find_teachers(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import shlex
+from pathlib import Path
 
 import numpy as np
 import yaml
@@ -53,6 +54,11 @@ def check_parts(settings):
     if settings.get("overwrite_output_dir"):
         raise InputError("--ablation goes on where it stopped: leave out --overwrite_output_dir, or remove its folder")
     check_augmentations(settings.get("augment"))
+    for name in ("embedding_init", "unlabeled_file"):
+        given = settings.get(name) or []
+        for path in [given] if isinstance(given, str) else given:
+            if path != "teacher" and not Path(path).exists():
+                raise InputError(f"--{name} {path}: no such file: check the path")
     if not settings.get("teacher_name_or_path"):
         for name in ("tokenizer_type", "embedding_init"):
             if settings.get(name) == "teacher":
@@ -203,6 +209,8 @@ def plan_stages(stages, folder, seeds):
         `InputError`: As [`plan`] and [`write_stages`].
     """
     check_writable(folder, "--output_dir")
+    if (folder / "table.md").exists() and not (folder / "table.json").is_file():
+        raise InputError(f"{folder / 'table.md'} is not of an ablation: choose another --output_dir")
     paths, new = write_stages(stages, folder)
     try:
         return plan(paths, [], seeds, folder)
@@ -250,17 +258,23 @@ def ablate(settings, teachers, ablation_args, output_dir):
         raise InputError(f"{len(failed)} of the runs failed, the table is without them: see {logs}")
 
 
-def prepare_ablation(settings, args):
+def prepare_ablation(settings, ablation_args, args):
     """
-    Refuses what an ablation cannot do, before a teacher is loaded or trained.
+    Refuses what an ablation cannot do, before a teacher is loaded or trained; and its flags without it.
 
     Args:
         settings (`dict[str, Any]`): What recipe and command line set.
+        ablation_args ([`AblationArguments`]): Whether there is to be one.
         args (`TrainingArguments`): Of this process.
 
     Raises:
         `InputError`
     """
+    if not ablation_args.ablation:
+        idle = sorted({"ablation_seeds", "ablation_jobs"} & settings.keys())
+        if idle:
+            raise InputError(f"--{idle[0]} is for an ablation: give --ablation too")
+        return
     try:
         import matplotlib  # noqa: F401
     except ImportError:

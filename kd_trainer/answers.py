@@ -9,13 +9,13 @@ BATCH_ROWS = 4096  # asked at a time: a sparse matrix of n-grams of all texts ma
 
 
 def are_probabilities(answers):
-    """Whether all rows of `(num_rows, num_labels)` numbers are probabilities: not negative, with a sum of 1."""
-    return bool((answers >= 0).all() and (np.abs(answers.sum(axis=1) - 1) < 0.01).all())
+    """Which of `(num_rows, num_labels)` rows are probabilities, `(num_rows,)`: not negative, with a sum of 1."""
+    return (answers >= 0).all(axis=1) & (np.abs(answers.sum(axis=1) - 1) < 0.01)
 
 
 def to_logits(answers):
     """`(num_rows, num_labels)` logits as they are; of probabilities the logarithms, none below that of 1e-5."""
-    return np.log(answers.clip(min=LEAST_PROBABILITY)) if are_probabilities(answers) else answers
+    return np.log(answers.clip(min=LEAST_PROBABILITY)) if are_probabilities(answers).all() else answers
 
 
 def ask_estimator(estimator, texts, label_names):

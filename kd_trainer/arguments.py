@@ -506,6 +506,8 @@ def check_arguments(settings, args, data_args, run_args):
         raise InputError("--do_predict reads the test split and none is named: give --test_file")
     if run_args.predict_text is not None and run_args.predict_file is not None:
         raise InputError("--predict_text and --predict_file are both given: give one of them")
+    if run_args.predict_text_pair is not None and not run_args.predict_text_pair.strip():
+        raise InputError("--predict_text_pair is empty: give the second text of the pair")
     if run_args.predict_text_pair is not None and run_args.predict_text is None:
         raise InputError("--predict_text_pair is the second text of --predict_text: give that too")
     pairs = data_args.text_pair_column is not None

@@ -164,7 +164,8 @@ def encode_answers(rows, label_names):
     them are probabilities, not negative with a sum of 1, they are taken for that, otherwise for logits.
 
     Raises:
-        `InputError`: For a row without an answer, or one that is not a number for each label.
+        `InputError`: For a row without an answer, one that is not a number for each label, and one that is none among
+            probabilities.
     """
     answers = np.empty((len(rows.answers), len(label_names)), dtype=np.float32)
     for row, (cell, line) in enumerate(zip(rows.answers, rows.lines, strict=True)):
@@ -183,7 +184,14 @@ def encode_answers(rows, label_names):
                 f"{rows.source} line {line}: the teacher's answer {str(cell)[:60]!r} is not {len(label_names)} finite "
                 f"numbers for {', '.join(label_names)[:80]}: mend the cell or --teacher_column"
             )
-    kind = "probabilities" if are_probabilities(answers) else "logits"
+    sure = are_probabilities(answers)
+    if len(sure) / 2 < sure.sum() < len(sure):
+        odd = int(np.flatnonzero(~sure)[0])
+        raise InputError(
+            f"{rows.source} line {rows.lines[odd]}: the teacher's answer {str(rows.answers[odd])[:60]!r} sums to "
+            f"{answers[odd].sum():.4g}, where {sure.sum()} of {len(sure)} rows are probabilities: mend the row"
+        )
+    kind = "probabilities" if sure.all() else "logits"
     logger.info(f"{rows.source}: the teacher's answers are {kind}")
     return to_logits(answers)
 

@@ -135,7 +135,7 @@ def fit_width(vectors, width, source):
             f"{source} covers {len(vectors)} tokens, too few to reduce their {vectors.shape[1]} numbers to "
             f"--embedding_size {width}: set it to {vectors.shape[1]}"
         )
-    return PCA(width, svd_solver="covariance_eigh").fit_transform(vectors)
+    return PCA(width, svd_solver="covariance_eigh").fit_transform(vectors.astype(np.float64))
 
 
 @torch.no_grad()
@@ -172,7 +172,10 @@ def init_embeddings(student, tokenizer, source, teacher=None, teacher_tokenizer=
         raise InputError(f"--embedding_init: {source} has none of the student's {len(ids)} tokens: pass another")
     values = torch.from_numpy(fit_width(np.stack([vectors[token] for token in covered]), table.embedding_dim, source))
     values = values.to(table.weight)
-    table.weight.mul_(values.std() / student.config.initializer_range)
+    deviation = float(values.std(correction=0))
+    if not 0 < deviation < 1e3:  # those of trained models are around 0.05 to 1
+        raise InputError(f"--embedding_init: the vectors of {source} are all alike or too large: pass others")
+    table.weight.mul_(deviation / student.config.initializer_range)
     table.weight[[ids[token] for token in covered]] = values
     logger.info(
         f"embeddings of {source}: {len(covered)} of {len(ids)} tokens covered ({100 * len(covered) / len(ids):.1f} %)"

@@ -141,7 +141,10 @@ def find_columns(columns, text_column, label_column, text_pair_column, source, n
         texts.append(find_column(columns, text_pair_column, (), source, required=True))
         if texts[0] == texts[1]:
             raise InputError(f"{source}: column {texts[0]!r} is both texts of the pair: pass another --text_column")
-    return texts, find_column(columns, label_column, LABEL_COLUMNS, source, required=need_labels)
+    label = find_column(columns, label_column, LABEL_COLUMNS, source, required=need_labels)
+    if label in texts:
+        raise InputError(f"{source}: column {label!r} is a text and the label: pass another --text_column")
+    return texts, label
 
 
 def check_cells(cells, columns, path, line):

@@ -72,6 +72,8 @@ def test_the_student_alone_reads_the_teachers_tokens_too():
         ({"augment": ["msk"]}, ("--augment msk",)),
         ({"augment": ["mask"], "teacher_column": "llm"}, ("--teacher_column", "--augment")),
         ({"overwrite_output_dir": True}, ("--overwrite_output_dir",)),
+        ({"embedding_init": "nope.vec"}, ("--embedding_init nope.vec", "no such file")),
+        ({"unlabeled_file": ["nope.txt"]}, ("--unlabeled_file nope.txt", "no such file")),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_refused_first(settings, parts):
@@ -165,6 +167,7 @@ def test_a_stage_that_fails_leaves_a_table_without_it(flags, tmp_path, monkeypat
         (["--do_predict=false"], ("do_predict",)),
         (["--linear_teacher=false"], ("no teacher",)),
         (["--output_dir="], ("--output_dir",)),
+        (["--ablation=false", "--ablation_seeds", "1"], ("--ablation_seeds", "--ablation too")),
         (["--test_file=none.tsv"], ("none.tsv",)),
     ],
 )
@@ -174,6 +177,14 @@ def test_what_would_fail_later_is_refused_first(flags, monkeypatch, more, parts)
     with refused(*parts):
         run_distill.main([*flags, *more])
     assert not runs.runs and not (Path(flags[0]).parent / "out-ablation").exists()
+
+
+def test_a_table_of_somebody_else_is_left_alone(flags, tmp_path):
+    (tmp_path / "out-ablation").mkdir()
+    (tmp_path / "out-ablation" / "table.md").write_text("mine")
+    with refused("table.md", "not of an ablation"):
+        run_distill.main(flags)
+    assert (tmp_path / "out-ablation" / "table.md").read_text() == "mine"
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():

@@ -162,6 +162,16 @@ def test_tokens_without_a_vector_keep_theirs_at_the_size_of_the_others(tmp_path)
     assert not after[tokenizer.pad_token_id].any()
 
 
+@pytest.mark.parametrize("number", ["0", "1", "1e30"])
+def test_vectors_that_say_nothing_are_refused(tmp_path, make_student, tokenizer, number):
+    path = tmp_path / "v.txt"
+    sign = ["", "-"] if number == "1e30" else ["", ""]
+    lines = [f"{token} {' '.join(sign[column % 2] + number for column in range(12))}" for token in "股球"]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with refused("--embedding_init", path, "all alike or too large"):
+        init_embeddings(make_student(), tokenizer, str(path))
+
+
 def test_a_source_without_a_common_token_or_a_teacher_is_refused(tmp_path, make_student, tokenizer):
     path = tmp_path / "v.txt"
     path.write_text(f"xyz {' '.join(['1'] * 12)}\n")

@@ -76,6 +76,11 @@ def test_what_does_not_sum_to_one_is_logits():
     np.testing.assert_allclose(log_softmax(ANSWERS[0], axis=-1), log_softmax(ANSWERS[0] + 7, axis=-1), atol=1e-5)
 
 
+def test_an_answer_that_is_none_among_probabilities_is_named_by_its_line():
+    with refused("train.jsonl line 2", "sums to 0.95", "2 of 3 rows"):
+        encode_answers(rows_of([[0.25, 0.75], [0.2, 0.75], [1.0, 0.0]]), LABELS)
+
+
 @pytest.mark.parametrize(
     "cell",
     [None, "", "x", "[1", [1.0], [1.0, 2.0, 3.0], [1.0, "a"], [float("nan"), 1.0], {"体育": 1.0}, 3, [[1, 2], [3, 4]],

@@ -1,5 +1,6 @@
 """Every recipe that ships runs, and a report is about the weights that its own run has trained."""
 
+import json
 import shutil
 
 import numpy as np
@@ -46,11 +47,15 @@ def data(tmp_path_factory):
     (folder / "class.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
     flags = [f"--class_file={folder / 'class.txt'}"]
     for seed, name in enumerate(("train", "validation", "test")):
-        texts, labels = make_rows(60, seed)
-        lines = [
-            f"{text}\t{label + 3 * (row // 3 % 3)}" for row, (text, label) in enumerate(zip(texts, labels, strict=True))
-        ]
+        # Every class has rows; what they are is nothing to learn in two steps.
+        rows = [(text, row % len(CLASSES)) for row, text in enumerate(make_rows(60, seed)[0])]
+        lines = [f"{text}\t{label}" for text, label in rows]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        answers = [
+            {"text": text, "label": label, "words": np.eye(len(CLASSES))[label].tolist()} for text, label in rows
+        ]
+        lines = [json.dumps(row, ensure_ascii=False) for row in answers]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         flags.append(f"--{name}_file={folder / name}.txt")
     return flags
 
@@ -71,7 +76,13 @@ def test_every_recipe_runs_for_two_steps(recipe, data, teacher, tmp_path):
     flags = [*data, "--max_steps=2", "--eval_strategy=steps", "--eval_steps=1", "--per_device_train_batch_size=4"]
     flags += ["--use_cpu", "--disable_tqdm=true", f"--output_dir={tmp_path / 'run'}"]
     if script == "run_distill.py":
-        flags += [f"--teacher_name_or_path={teacher}", f"--teacher_cache_dir={tmp_path / 'cache'}"]
+        named = settings.get("teacher_name_or_path")
+        count = len(named) if isinstance(named, list) else 1
+        flags += ["--teacher_name_or_path", *[str(teacher)] * count, f"--teacher_cache_dir={tmp_path / 'cache'}"]
+    if "teacher_column" in settings:
+        flags += [flag.replace(".txt", ".jsonl") for flag in data if not flag.startswith("--class_file")]
+    if settings.get("embedding_init") == "teacher":
+        flags += ["--embedding_size=16"]
     if "model_name_or_path" in settings:  # a model of the hub
         flags += [f"--model_name_or_path={teacher}"]
     if settings.get("fp16"):  # wants CUDA
