@@ -18,7 +18,7 @@ from .compare import Runner, plan
 from .comparison import LEVEL, compare_rows, format_p, is_found, read_all, spread
 from .distill import DISTILLATION_SETTINGS
 from .errors import InputError
-from .output_folder import REPORT, check_writable, plain
+from .output_folder import REPORT, check_writable, lock, plain
 from .report import write_json
 from .significance import bootstrap_interval
 from .transfer import check_augmentations
@@ -240,6 +240,7 @@ def ablate(settings, teachers, ablation_args, output_dir):
     settings = {name: value for name, value in settings.items() if name != "teacher_recipe"}
     stages = make_stages({**settings, "teacher_name_or_path": teachers} if teachers else settings)
     experiments = plan_stages(stages, folder, seeds)
+    lock(folder)  # two at once would each start the other's runs
     logger.info(f"{len(stages)} stages, {len(seeds)} seeds, into {folder}: {', '.join(stages)}")
     failed = Runner(folder, ablation_args.ablation_jobs).run_all(experiments, seeds)
     rows = read_all(experiments, seeds, folder)

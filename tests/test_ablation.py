@@ -1,6 +1,9 @@
 """The stages of a distillation: each has one part more than the one before, and is compared with it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +188,18 @@ def test_a_table_of_somebody_else_is_left_alone(flags, tmp_path):
     with refused("table.md", "not of an ablation"):
         run_distill.main(flags)
     assert (tmp_path / "out-ablation" / "table.md").read_text() == "mine"
+
+
+def test_two_at_once_do_not_share_a_folder(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "subprocess", Pretended())
+    run_distill.main([*flags, "--ablation_seeds", "1"])
+    # This process still holds the folder: another one is kept out.
+    code = "import sys, run_distill\nfrom kd_trainer.errors import InputError\n"
+    code += "try: run_distill.main(sys.argv[1:])\nexcept InputError as error: print(error)"
+    command = [sys.executable, "-c", code, *flags, "--ablation_seeds", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(run_distill.__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert "another run writes into it" in done.stdout, done.stderr
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():
