@@ -14,18 +14,17 @@ import numpy as np
 import yaml
 
 from .arguments import AblationArguments, TuningArguments
-from .compare import Runner, plan
-from .comparison import LEVEL, compare_rows, format_p, is_found, read_all, spread
+from .compare import Runner, plan, refuse_failed
+from .comparison import LEVEL, check_table, compare_rows, format_p, is_found, read_all, spread, write_table
 from .distill import DISTILLATION_SETTINGS
 from .errors import InputError
 from .output_folder import REPORT, check_writable, lock, plain
-from .report import write_json
 from .significance import bootstrap_interval
 from .transfer import check_augmentations
 
 logger = logging.getLogger(__name__)
 
-# What each stage adds to the one before: the setting that says that the part is wanted, and those that belong to it.
+# What each stage adds to the one before: first the setting that says that the part is wanted, then its others.
 PARTS = {
     "embeddings": ("embedding_init",),
     "ngrams": ("ngram_buckets", "ngram_size", "ngram_order", "ngram_dropout", "ngram_loss_weight"),
@@ -89,9 +88,9 @@ def make_stages(settings):
         del alone["tokenizer_type"]
         alone.setdefault("tokenizer_name", settings["teacher_name_or_path"][0])
     stages = {"student": ("run_student", alone), "+teacher": ("run_distill", base)}
-    for part, (wanted, *more) in PARTS.items():
-        if settings.get(wanted):
-            base = {**base, **{name: settings[name] for name in (wanted, *more) if name in settings}}
+    for part, names in PARTS.items():
+        if settings.get(names[0]):
+            base = {**base, **{name: settings[name] for name in names if name in settings}}
             stages[f"+{part}"] = ("run_distill", base)
     return stages
 
@@ -106,7 +105,6 @@ def write_stages(stages, folder):
     Raises:
         `InputError`: Where a recipe of that name says something else.
     """
-    paths, new = [], []
     texts = {}
     for name, (script, settings) in stages.items():
         path = folder / f"{name}.yaml"
@@ -116,12 +114,10 @@ def write_stages(stages, folder):
         if path.exists() and path.read_text(encoding="utf-8") != texts[path]:
             raise InputError(f"{path} says something else: remove {folder}, or choose another --output_dir")
     folder.mkdir(parents=True, exist_ok=True)
-    for path, text in texts.items():
-        paths.append(str(path))
-        if not path.exists():
-            path.write_text(text, encoding="utf-8")
-            new.append(path)
-    return paths, new
+    new = [path for path in texts if not path.exists()]
+    for path in new:
+        path.write_text(texts[path], encoding="utf-8")
+    return list(map(str, texts)), new
 
 
 def format_waterfall(rows, seed_variance, teacher):
@@ -209,8 +205,7 @@ def plan_stages(stages, folder, seeds):
         `InputError`: As [`plan`] and [`write_stages`].
     """
     check_writable(folder, "--output_dir")
-    if (folder / "table.md").exists() and not (folder / "table.json").is_file():
-        raise InputError(f"{folder / 'table.md'} is not of an ablation: choose another --output_dir")
+    check_table(folder, "an ablation")
     paths, new = write_stages(stages, folder)
     try:
         return plan(paths, [], seeds, folder)
@@ -250,13 +245,10 @@ def ablate(settings, teachers, ablation_args, output_dir):
             row["interval"] = bootstrap_interval(row.pop("correct"))
         teacher = teacher_accuracy(experiments, seeds, folder)
         table = format_waterfall(rows, seed_variance, teacher)
-        (folder / "table.md").write_text(table + "\n", encoding="utf-8")
-        write_json(folder / "table.json", {"teacher": teacher, "rows": rows})
+        write_table(folder, table, {"teacher": teacher, "rows": rows})
         draw_waterfall(rows, seed_variance, teacher, folder / "table.png")
         print(table, flush=True)
-    if failed:
-        logs = ", ".join(f"{path}.log" for path in failed)
-        raise InputError(f"{len(failed)} of the runs failed, the table is without them: see {logs}")
+    refuse_failed(failed)
 
 
 def prepare_ablation(settings, ablation_args, args):

@@ -24,12 +24,11 @@ from pathlib import Path
 import torch
 
 from .arguments import check_seeds, check_sizes
-from .comparison import collect, draw, format_comparison, has_robustness
+from .comparison import check_table, collect, draw, format_comparison, has_robustness, write_table
 from .console import run_console
 from .errors import InputError
 from .output_folder import REPORT, check_writable, differing_settings, is_locked
 from .recipes import read_recipe
-from .report import write_json
 
 logger = logging.getLogger("kd_trainer.compare")  # its name with python -m, too
 
@@ -266,6 +265,13 @@ class Runner:
         return [run[0].folder(self.output_dir, run[1]) for run, code in zip(first + rest, codes, strict=True) if code]
 
 
+def refuse_failed(failed):
+    """Says which runs failed, by the folders that [`Runner.run_all`] returns, once the others have their table."""
+    if failed:
+        logs = ", ".join(f"{path}.log" for path in failed)
+        raise InputError(f"{len(failed)} of the runs failed, the table is without them: see {logs}")
+
+
 def make_parser():
     """The command line of this module."""
     parser = argparse.ArgumentParser(
@@ -303,8 +309,7 @@ def main(argv):
         raise InputError("the plot needs matplotlib: pip install 'kd_trainer[plot]'") from None
     folder = Path(args.output_dir)
     check_writable(folder, "--output_dir")
-    if (folder / "table.md").exists() and not (folder / "table.json").is_file():
-        raise InputError(f"{folder / 'table.md'} is not of a comparison: choose another --output_dir")
+    check_table(folder, "a comparison")
     experiments = plan(args.recipes, flags, args.seeds, folder)
     baseline = experiments[0].name if args.baseline is None else args.baseline
     if baseline not in [experiment.name for experiment in experiments]:
@@ -315,13 +320,10 @@ def main(argv):
     failed = Runner(folder, args.jobs).run_all(experiments, args.seeds)
     rows, seed_variance = collect(experiments, args.seeds, folder, baseline)
     table = format_comparison(rows, seed_variance, baseline)
-    (folder / "table.md").write_text(table + "\n", encoding="utf-8")
-    write_json(folder / "table.json", {"baseline": baseline, "flags": flags, "rows": rows})
+    write_table(folder, table, {"baseline": baseline, "flags": flags, "rows": rows})
     draw(rows, seed_variance, baseline, folder / "table.png")
     print(table, flush=True)
-    if failed:
-        logs = ", ".join(f"{path}.log" for path in failed)
-        raise InputError(f"{len(failed)} of the runs failed, the table is without them: see {logs}")
+    refuse_failed(failed)
 
 
 def console():

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from .arguments import DataArguments
 from .errors import InputError
 from .output_folder import DIGEST, REPORT, SCORED
-from .report import read_scored
+from .report import read_scored, write_json
 from .robustness import MEASURES
 from .significance import SeedVariance, holm, paired_test
 
@@ -193,6 +193,18 @@ def format_comparison(rows, seed_variance, baseline):
             "norm of a text's embeddings; noise, under errors on 5 and 10 % of the characters."
         )
     return "\n".join(lines)
+
+
+def check_table(folder, what):
+    """Refuses a folder whose `table.md` is not of `what` (`str`): it would be overwritten."""
+    if (folder / "table.md").exists() and not (folder / "table.json").is_file():
+        raise InputError(f"{folder / 'table.md'} is not of {what}: choose another --output_dir")
+
+
+def write_table(folder, table, content):
+    """Leaves `table.md` (`str`) and `table.json` (`dict`) in a folder."""
+    (folder / "table.md").write_text(table + "\n", encoding="utf-8")
+    write_json(folder / "table.json", content)
 
 
 def draw(rows, seed_variance, baseline, path):

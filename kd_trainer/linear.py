@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from .errors import InputError
-from .transfer import UNSPACED
+from .tokenization import UNSPACED
 
 FOLDS = 5
 

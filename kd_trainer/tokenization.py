@@ -13,6 +13,8 @@ from .errors import InputError
 
 PAD_TOKEN, UNK_TOKEN = "[PAD]", "[UNK]"
 BERT_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
+# Characters of the scripts that are written without spaces, for a regular expression's brackets.
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 
 
 def char_splitter():

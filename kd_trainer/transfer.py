@@ -15,11 +15,11 @@ from .batches import NO_LABEL
 from .errors import InputError
 from .files import iterate_texts
 from .pairs import columns_of, sides, stripped, texts_of
+from .tokenization import UNSPACED
 
 logger = logging.getLogger(__name__)
 
 # A word with the white space before it, or one character of a script that is written without spaces.
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
 
 AUGMENTATIONS = ("mask", "drop", "replace", "ngram", "splice")
