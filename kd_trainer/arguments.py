@@ -453,6 +453,12 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
         default=0.0, metadata={"help": "The same of both models' embeddings, before the first layer."}
     )
 
+    @property
+    def state_weights(self):
+        """Weight of every part of the loss that compares states, without those of weight 0: `dict[str, float]`."""
+        weights = {"hidden_loss": self.hidden_loss_weight, "embedding_loss": self.embedding_loss_weight}
+        return {name: weight for name, weight in weights.items() if weight}
+
     def __post_init__(self):
         for name in ("alpha", "final_alpha"):
             value = getattr(self, name)

@@ -54,8 +54,7 @@ SHARED_SETTINGS = {field.name for field in dataclasses.fields(DataArguments)} - 
 
 def compares_states(args):
     """The flag that asks for the states of student and teacher to be compared; None where none does."""
-    weights = {"hidden_loss_weight": args.hidden_loss_weight, "embedding_loss_weight": args.embedding_loss_weight}
-    return next((f"--{name}" for name, weight in weights.items() if weight), None)
+    return next((f"--{name}_weight" for name in args.state_weights), None)
 
 
 def check_states(args, teacher_args, student_args):
@@ -293,8 +292,8 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
         texts["transfer"] = more
     with run.args.main_process_first(desc="tokenizing"):
         splits = {name: tokenize(split, student_tokenizer, max_length, *its_tokens) for name, split in texts.items()}
-    if compares_states(run.args):
-        splits = {name: without_second_tokens(split, compares_states(run.args)) for name, split in splits.items()}
+    if flag := compares_states(run.args):
+        splits = {name: without_second_tokens(split, flag) for name, split in splits.items()}
     train = data.splits["train"]
     if online:
         labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)

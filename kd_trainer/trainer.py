@@ -260,12 +260,6 @@ class DistillationTrainer(AdversarialTrainer):
             logger.warning("only one of teacher and student names its labels: they are matched by position")
         return None
 
-    @property
-    def state_weights(self):
-        """Weight of every part that compares states, without those of weight 0: `dict[str, float]`."""
-        weights = {"hidden_loss": self.args.hidden_loss_weight, "embedding_loss": self.args.embedding_loss_weight}
-        return {name: weight for name, weight in weights.items() if weight}
-
     def check_states(self, inputs=()):
         """
         Raises:
@@ -277,7 +271,7 @@ class DistillationTrainer(AdversarialTrainer):
             "the teacher has a tokenizer of its own": self.teacher_has_own_tokens,
             "the rows have columns of the teacher": any(name.startswith(TEACHER_PREFIX) for name in inputs),
         }
-        for name in self.state_weights:
+        for name in self.args.state_weights:
             for what, is_so in refused.items():
                 if is_so:
                     raise InputError(
@@ -316,7 +310,7 @@ class DistillationTrainer(AdversarialTrainer):
                 "the teacher has a tokenizer of its own and the rows have no teacher_input_ids: make them with "
                 "kd_trainer.tokenize(dataset, tokenizer, max_length, teacher_tokenizer, teacher_max_length)"
             )
-        asked = {"output_hidden_states": True} if self.state_weights else {}
+        asked = {"output_hidden_states": True} if self.args.state_weights else {}
         with self.accelerator.autocast():
             outputs = self.teacher(**(teacher_inputs or inputs), **asked)
         logits = outputs.logits.float()
@@ -357,7 +351,7 @@ class DistillationTrainer(AdversarialTrainer):
         if teacher_states is not None:
             for name, values in self.state_losses(outputs, teacher_states, student_inputs).items():
                 parts[name] = (values.sum(), rows)
-                kd = kd + self.state_weights[name] * values
+                kd = kd + self.args.state_weights[name] * values
             # Evaluation would collect them.
             outputs = type(outputs)(**{name: value for name, value in outputs.items() if name != "hidden_states"})
         loss = self.mix(task, kd).mean()
@@ -386,7 +380,7 @@ class DistillationTrainer(AdversarialTrainer):
         places = {"embedding_loss": 0, "hidden_loss": 1}
         return {
             name: token_relation_loss(student_states[places[name]], teacher_states[places[name]], mask)
-            for name in self.state_weights
+            for name in self.args.state_weights
         }
 
     def mix(self, task, kd):

@@ -55,8 +55,8 @@ def prepare_search(run, tuning_args, teacher_args):
     best_kept, by_steps = args.load_best_model_at_end, args.save_strategy == SaveStrategy.STEPS
     refused = {
         "trains students: give --do_train": not args.do_train,
-        "reads cached logits, not states: leave out --hidden_loss_weight, --embedding_loss_weight": (
-            args.hidden_loss_weight > 0 or args.embedding_loss_weight > 0
+        "reads cached logits, not states: leave out --hidden_loss_weight, --embedding_loss_weight": bool(
+            args.state_weights
         ),
         "reads cached logits: leave out --teacher_mode online": teacher_args.teacher_mode == "online",
         "runs in one process: launch it without torchrun": args.world_size > 1,
