@@ -93,6 +93,13 @@ class StudentArguments(ModelArguments):
             "fastText, plain or .gz. Wider ones are reduced by PCA. Default: random."
         },
     )
+    sparse_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Update the embeddings of a step's own tokens alone: several times faster where the vocabulary is "
+            "large, such as a teacher's."
+        },
+    )
     hidden_size: int = field(
         default=384, metadata={"help": "Width of the LSTM's state per direction, filters per width, a bag's layers."}
     )

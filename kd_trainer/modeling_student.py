@@ -26,6 +26,8 @@ class StudentConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.1): Standard deviation of the embeddings' and the
             classifier's initial weights.
         pad_token_id (`int`, *optional*, defaults to 0): Its embedding is zero.
+        sparse_embeddings (`bool`, *optional*, defaults to `False`): Whether a training step updates the embeddings of
+            its own tokens alone, which a large vocabulary makes several times cheaper.
         ngram_buckets (`int`, *optional*, defaults to 0): Rows of the table of hashed n-grams, see [`NGrams`]; 0 for a
             student without that branch.
         ngram_size (`int`, *optional*, defaults to 64): Width of an n-gram's embedding.
@@ -48,6 +50,7 @@ class StudentConfig(PreTrainedConfig):
     dropout: float = 0.3
     initializer_range: float = 0.1
     pad_token_id: int | None = 0
+    sparse_embeddings: bool = False
     ngram_buckets: int = 0
     ngram_size: int = 64
     ngram_order: int = 3
@@ -230,7 +233,12 @@ class StudentPreTrainedModel(PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.embeddings = nn.Embedding(
+            config.vocab_size,
+            config.embedding_size,
+            padding_idx=config.pad_token_id,
+            sparse=config.sparse_embeddings,
+        )
         self.ngrams = NGrams(config) if config.ngram_buckets else None
         self.dropout = nn.Dropout(config.dropout)
 

@@ -20,14 +20,14 @@ class LazyAdamW(torch.optim.AdamW):
 
     Args:
         params (iterable): As `torch.optim.AdamW`.
-        row_rate (`float`, *optional*, defaults to 1.0): Learning rate of those rows, as a multiple of `lr`: a row that
-            is met seldom must learn from each time.
+        row_rates (`dict[torch.Tensor, float]`, *optional*): By weight, the learning rate of those rows as a multiple of
+            `lr`, 1 where nothing is said: a row that is met seldom must learn from each time.
         kwargs: As `torch.optim.AdamW`, without `amsgrad` and `maximize`.
     """
 
-    def __init__(self, params, row_rate=1.0, **kwargs):
+    def __init__(self, params, row_rates=None, **kwargs):
         super().__init__(params, **kwargs)
-        self.row_rate = row_rate
+        self.row_rates = row_rates or {}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -67,7 +67,7 @@ class LazyAdamW(torch.optim.AdamW):
         if len(rows) == 0:
             return
         beta1, beta2 = group["betas"]
-        steps, rate = state["step"].item(), self.row_rate * float(group["lr"])
+        steps, rate = state["step"].item(), self.row_rates.get(param, 1.0) * float(group["lr"])
         mean = state["exp_avg"][rows].lerp_(values, 1 - beta1)
         square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
         state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square

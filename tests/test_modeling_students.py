@@ -213,6 +213,19 @@ def test_the_gradient_of_the_table_is_that_of_its_ngrams(kind):
         assert weight.grad is not None, name
 
 
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_sparse_embeddings_have_the_gradient_of_dense_ones(kind):
+    dense, sparse = make(kind).train(), make(kind, sparse_embeddings=True).train()
+    sparse.load_state_dict(dense.state_dict())
+    batch = {**pad(TEXTS), "labels": torch.tensor([0, 2, 1, 1])}
+    for model in (dense, sparse):
+        torch.manual_seed(0)
+        model(**batch).loss.backward()
+    gradient = sparse.embeddings.weight.grad
+    assert gradient.is_sparse
+    torch.testing.assert_close(gradient.to_dense(), dense.embeddings.weight.grad)
+
+
 def test_inputs_embeds_are_refused_where_ngrams_need_ids():
     model = make("bag", ngram_buckets=64)
     with pytest.raises(ValueError, match="input_ids"):

@@ -80,6 +80,14 @@ def test_rows_outside_the_batch_stay_and_those_in_it_decay():
     torch.testing.assert_close(model.table.weight.data, expected)
 
 
+def test_a_weight_has_a_rate_of_its_own():
+    slow, fast = Net(), Net()
+    run(slow, [LazyAdamW(slow.parameters(), lr=0.05)], steps=1)
+    run(fast, [LazyAdamW(fast.parameters(), row_rates={fast.table.weight: 5.0}, lr=0.01)], steps=1)
+    torch.testing.assert_close(fast.table.weight, slow.table.weight)
+    assert not torch.allclose(fast.out.weight, slow.out.weight)
+
+
 def test_the_gradient_is_there_after_the_step():
     model = Net()
     optimizer = LazyAdamW(model.parameters(), lr=0.1)

@@ -697,6 +697,25 @@ def test_hyperparameter_search_tries_alphas(lab, monkeypatch):
     assert losses[0]["eval_kd_loss"] == pytest.approx(float(kd), rel=1e-4)
 
 
+def test_only_the_ngrams_have_a_higher_rate(lab):
+    student = lab.student(ngram_buckets=64, sparse_embeddings=True)
+    trainer = lab.trainer(student, lab.dataset(), args={"optim": "adamw_torch"})
+    assert trainer.create_optimizer().row_rates == {student.ngrams.table.weight: 5.0}
+
+
+def test_sparse_embeddings_are_trained_as_dense_ones_where_every_batch_has_the_same_tokens(lab):
+    args = {"optim": "adamw_torch", "learning_rate": 0.01, "max_grad_norm": 0.1, "num_train_epochs": 4}
+    args["per_device_train_batch_size"] = 32
+    found = []
+    for sparse in (False, True):
+        student = lab.student(sparse_embeddings=sparse)
+        first = weights(student)
+        lab.trainer(student, lab.dataset(), args=args).train()
+        found.append(weights(student))
+    assert not torch.allclose(found[0], first, atol=1e-3)
+    assert_same(found[1], found[0])
+
+
 def test_a_sparse_gradient_is_clipped_in_every_trial_of_a_search(lab):
     # A trial has an accelerator of its own, whose clipping knows dense gradients alone.
     args = {"optim": "adamw_torch", "max_grad_norm": 0.1}
