@@ -351,7 +351,7 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
         taught (`bool`): Whether the teacher teaches it.
 
     Returns:
-        `tuple`: The row, the logits on the split reported, the trainer (None where there was nothing to train), the
+        `tuple`: The row, the logits by split, the trainer (None where there was nothing to train), the
         student, its tokenizer.
     """
     student, tokenizer = new_student(run, student_args, data, teacher, taught)
@@ -364,7 +364,7 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
             trainer, seconds = fit_alone(run, student, tokenizer, data, max_length)
         student = saved_model(run, student_args)
     student.to(run.args.device)
-    row, logits = score_model(run, student, tokenizer, data, max_length, None, teacher_logits, seconds)
+    row, logits = score_model(run, student, tokenizer, data, max_length, teacher_logits, seconds)
     return row, logits, trainer, student, tokenizer
 
 
@@ -381,9 +381,10 @@ def distil(run, alone, teacher, student_args, data):
     """
     teacher.to(run.args.device)
     rows, logits = {}, {}
-    row, teacher_logits = teacher.result(data.splits[run.scored_split], run)
-    if teacher_logits is not None:
-        rows["teacher"], logits["teacher"] = row, teacher_logits
+    row, answers = teacher.result(data, run)
+    teacher_logits = answers.get(run.scored_split)
+    if row is not None:
+        rows["teacher"], logits["teacher"] = row, answers
     if alone is not None:
         rows["student"], logits["student"], *_ = fit_and_score(
             alone, student_args, data, teacher, teacher_logits, taught=False

@@ -159,18 +159,25 @@ class Ensemble:
         answers = self.answers(split, run, half)
         return None if answers is None else self.combine(answers)
 
-    def result(self, split, run):
+    def result(self, data, run):
         """
-        The row of the table and the logits on the split that is reported, `tuple[dict, np.ndarray]`: of several models
-        sizes and times are added. `({}, logits)` in all processes but the first; `(None, None)` without an answer.
+        The row of the table, on the split that is reported, and the logits by split ([`Run.answered_splits`]),
+        `tuple[dict, dict[str, np.ndarray]]`: of several models sizes and times are added. `({}, logits)` in all
+        processes but the first; `(None, {})` without an answer to the split that is reported.
         """
-        answers = self.answers(split, run)
+        # The other split as the training will ask for it: it is labelled once.
+        answers = {
+            name: self.answers(data.splits[name], run, half=name != run.scored_split)
+            for name in run.answered_splits(data)
+        }
+        found = {name: self.combine(given) for name, given in answers.items() if given is not None}
+        answers, split = answers[run.scored_split], data.splits[run.scored_split]
         if answers is None:
             logger.warning(f"the {run.scored_split} split has no answers of the teacher: no row of the table for it")
-            return None, None
-        logits = self.combine(answers)
+            return None, {}
+        logits = found[run.scored_split]
         if run.args.process_index != 0:
-            return {}, logits
+            return {}, found
         texts, labels = texts_of(split)[:], split["labels"][:]
         rows = [member.row(texts, labels, answer) for member, answer in zip(self.members, answers, strict=True)]
         row = {**rows[0], **score_logits(logits, labels)}
@@ -188,7 +195,7 @@ class Ensemble:
             row["members"] = [
                 {**one, "agreement": agreement(answer, logits)} for one, answer in zip(rows, answers, strict=True)
             ]
-        return row, logits
+        return row, found
 
 
 def check_weights(weights, count):

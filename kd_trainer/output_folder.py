@@ -25,7 +25,8 @@ locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
-DIGEST, LOCK, SCORED = "_data.sha256", "_lock", "_scored.safetensors"  # a leading _ keeps them off the hub
+# A leading _ keeps them off the hub.
+DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
 # Not kept: a secret, and what only makes sense once.
 UNKEPT_SETTINGS = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"}

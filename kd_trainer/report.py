@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from .errors import InputError
 from .inference import pad_texts
 from .metrics import agreement, score_logits
-from .output_folder import SCORED
+from .output_folder import SCORED, VALIDATION
 from .pairs import sides
 from .robustness import MEASURES
 
@@ -179,26 +179,29 @@ def write_json(path, content):
     partial.replace(path)
 
 
-def write_scored(folder, labels, logits):
+def write_scored(folder, labels, logits, is_reported=True):
     """
-    Keeps what a run has answered, to compare runs text by text: labels and logits in `_scored.safetensors`.
+    Keeps what a run has answered, to compare runs text by text: labels and logits in `_scored.safetensors`, those of
+    the validation split in `_validation.safetensors`.
 
     Args:
         folder (`Path`): The output folder.
         labels (`np.ndarray` of shape `(num_rows,)`): Label ids.
         logits (`dict[str, np.ndarray]`): By row of the table, `(num_rows, num_labels)`.
+        is_reported (`bool`, *optional*, defaults to `True`): Whether this is the split that the report is about.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{SCORED}.partial"
+    path = folder / (SCORED if is_reported else VALIDATION)
+    partial = path.with_name(f"{path.name}.partial")
     save_file(
         {"labels": labels, **{f"logits.{name}": np.ascontiguousarray(array) for name, array in logits.items()}}, partial
     )
-    partial.replace(folder / SCORED)
+    partial.replace(path)
 
 
-def read_scored(folder):
+def read_scored(folder, is_reported=True):
     """What [`write_scored`] has kept: `tuple` of the labels and the logits by row."""
-    tensors = load_file(folder / SCORED)
+    tensors = load_file(folder / (SCORED if is_reported else VALIDATION))
     return tensors.pop("labels"), {name.removeprefix("logits."): array for name, array in tensors.items()}
 
 

@@ -81,6 +81,10 @@ class Run:
         """The split that the report is about."""
         return "test" if self.args.do_predict else "validation"
 
+    def answered_splits(self, data):
+        """The split that is reported, and the validation split, on which what is chosen afterwards is chosen."""
+        return tuple(dict.fromkeys(split for split in (self.scored_split, "validation") if split in data.splits))
+
     @property
     def wanted_splits(self):
         """What is to be read: `tuple` of split names."""
@@ -289,7 +293,7 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     predict(run, model, tokenizer, max_length)
 
 
-def score_model(run, model, tokenizer, data, max_length, logits=None, teacher_logits=None, train_seconds=None):
+def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, train_seconds=None):
     """
     The model's row of the table, on the split that is reported. In a distributed run only the first process scores.
 
@@ -297,21 +301,24 @@ def score_model(run, model, tokenizer, data, max_length, logits=None, teacher_lo
         run ([`Run`]), data ([`TextData`]): Say which split.
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model.
         max_length (`int`): In its tokens.
-        logits (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): Where they are known.
         teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): For the agreement.
         train_seconds (`float`, *optional*): None when unknown.
 
     Returns:
-        `tuple[dict, np.ndarray]`: See [`result_row`]; the logits.
+        `tuple[dict, dict[str, np.ndarray]]`: See [`result_row`]; the logits by split, see [`Run.answered_splits`].
     """
     if run.args.process_index != 0:
         return {}, None
-    texts, labels = texts_of(data.splits[run.scored_split])[:], data.splits[run.scored_split]["labels"][:]
-    if logits is None:
-        logits = predict_logits(model, tokenizer, texts, max_length, run.args.per_device_eval_batch_size)
-    row = result_row(model, tokenizer, texts, logits, labels, max_length, teacher_logits, train_seconds)
+    batch_size = run.args.per_device_eval_batch_size
+    texts = {split: texts_of(data.splits[split])[:] for split in run.answered_splits(data)}
+    logits = {
+        split: predict_logits(model, tokenizer, rows, max_length, batch_size, f"Predicting {split}")
+        for split, rows in texts.items()
+    }
+    texts, labels = texts[run.scored_split], data.splits[run.scored_split]["labels"][:]
+    answers = logits[run.scored_split]
+    row = result_row(model, tokenizer, texts, answers, labels, max_length, teacher_logits, train_seconds)
     if run.run_args.eval_robustness:
-        batch_size = run.args.per_device_eval_batch_size
         row["robustness"] = measure_robustness(model, tokenizer, texts, labels, max_length, batch_size)
     return row, logits
 
@@ -324,7 +331,8 @@ def finish_report(run, rows, data, logits, trainer=None):
         run ([`Run`]): What was done.
         rows (`dict[str, dict]`): The table's rows by their names.
         data ([`TextData`]): What it was done on.
-        logits (`dict[str, np.ndarray]`): Every row's, `(num_rows, num_labels)`; the per-class report is about the last.
+        logits (`dict[str, dict[str, np.ndarray]]`): Every row's by split, `(num_rows, num_labels)`; the per-class
+            report is about the last.
         trainer (`Trainer`, *optional*): That trained it, to push.
     """
     split = run.scored_split
@@ -341,13 +349,15 @@ def finish_report(run, rows, data, logits, trainer=None):
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
             "versions": versions(),
         }
-        labels = np.asarray(data.splits[split]["labels"][:])
-        write_scored(run.output_dir, labels, logits)
+        for kept in run.answered_splits(data):
+            answers = {name: of_row[kept] for name, of_row in logits.items() if kept in of_row}
+            write_scored(run.output_dir, np.asarray(data.splits[kept]["labels"][:]), answers, kept == split)
         shown = f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n"
         if run.run_args.eval_robustness:
             shown += f"\n{format_robustness(rows)}\n"
         if split == "test":
-            report["per_class"] = per_class_report(list(logits.values())[-1], labels, data.label_names)
+            answers, labels = list(logits.values())[-1][split], data.splits[split]["labels"][:]
+            report["per_class"] = per_class_report(answers, labels, data.label_names)
             shown = f"{format_per_class(report['per_class'])}\n{shown}"
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)

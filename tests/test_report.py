@@ -217,6 +217,14 @@ def test_what_was_scored_is_read_back_bit_by_bit(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["_scored.safetensors"]
 
 
+def test_the_validation_split_is_kept_apart(tmp_path):
+    write_scored(tmp_path, np.zeros(len(TEXTS)), {"student": LOGITS})
+    write_scored(tmp_path, np.ones(3), {"student": -LOGITS[:3]}, is_reported=False)
+    labels, logits = read_scored(tmp_path, is_reported=False)
+    assert np.array_equal(labels, np.ones(3)) and np.array_equal(logits["student"], -LOGITS[:3])
+    assert np.array_equal(read_scored(tmp_path)[1]["student"], LOGITS)
+
+
 def test_scored_answers_are_replaced_whole_or_not_at_all(tmp_path):
     labels = np.arange(len(TEXTS)) % 3
     write_scored(tmp_path, labels, {"student": LOGITS})

@@ -25,6 +25,7 @@ import run_student
 import run_teacher
 from kd_trainer.errors import InputError
 from kd_trainer.output_folder import lock
+from kd_trainer.report import read_scored
 
 PROJECT = Path(__file__).parent.parent
 STUDENT = ["--embedding_size=12", "--hidden_size=8", "--dropout=0"]
@@ -122,6 +123,14 @@ def test_distillation_writes_the_whole_report_and_a_model_that_loads(distil_flag
     assert 0 <= report["distilled"]["agreement"] <= 1
     assert report["data"]["rows"] == {"train": 192, "validation": 48, "test": 60}
     assert report["seed"] == 42 and report["versions"]["torch"] == torch.__version__
+    # What is chosen after the training is chosen on the validation split: every row has answered that too.
+    for is_reported, size in ((True, 60), (False, 48)):
+        labels, logits = read_scored(tmp_path / "distilled", is_reported)
+        assert len(labels) == size and list(logits) == ["teacher", "student", "distilled"]
+        assert all(array.shape == (size, 3) for array in logits.values())
+        if is_reported:
+            found = (logits["distilled"].argmax(-1) == labels).mean()
+            assert found == pytest.approx(report["distilled"]["accuracy"])
     weights = load_file(tmp_path / "distilled" / "model.safetensors")
     alone = load_file(tmp_path / "distilled-alone" / "model.safetensors")
     assert any(not torch.equal(weights[name], alone[name]) for name in weights)
