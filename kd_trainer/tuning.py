@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def prepare_search(run, tuning_args, teacher_args):
         "reads cached logits: leave out --teacher_mode online": teacher_args.teacher_mode == "online",
         "runs in one process: launch it without torchrun": args.world_size > 1,
         "multiplies the learning rate: give a --learning_rate above 0": args.learning_rate == 0,
+        f"multiplies --learning_rate and --temperature by {FACTOR:g}: give smaller ones": not math.isfinite(
+            FACTOR * max(args.learning_rate, args.temperature)
+        ),
         "keeps a trial's best evaluation: leave out --eval_strategy, --save_strategy, --load_best_model_at_end": (
             not best_kept
         ),
@@ -154,7 +158,12 @@ class TrialTrainer(DistillationTrainer):
 
     def evaluation_loop(self, *args, **kwargs):
         output = super().evaluation_loop(*args, **kwargs)
-        self.correct = first_output(output.predictions).argmax(axis=-1) == output.label_ids
+        logits = first_output(output.predictions)
+        self.correct = logits.argmax(axis=-1) == output.label_ids
+        if not np.isfinite(logits).all():
+            # The most likely of no numbers is the first label: a training that diverged must not be best by luck.
+            self.correct[:] = False
+            output.metrics.update({f"eval_{name}": 0.0 for name in SCORES})
         return output
 
     def best_score(self, metrics):
@@ -192,7 +201,7 @@ def open_study(folder, given):
             study.tell(trial.number, state=states.FAIL)
         if not study.get_trials(deepcopy=False, states=[states.COMPLETE, states.WAITING]):
             study.enqueue_trial(given)
-    except (SQLAlchemyError, RuntimeError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{folder / SEARCH} cannot be read ({reason}): remove it to search anew, or choose another --output_dir"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,11 +237,22 @@ def test_a_folder_belongs_to_one_search(flags, search, tmp_path):
     (folder / "tune.db").write_bytes(b"no database")
     with refused("tune.db cannot be read", "remove it"):
         run_distill.main(command)
+    (folder / "tune.db").unlink()
+    with sqlite3.connect(folder / "tune.db") as other:
+        other.execute("create table studies (something_else int)")
+    with refused("tune.db cannot be read", "remove it"):
+        run_distill.main(command)
     (folder / "recipe.yaml").unlink()
     with refused("holds a search that this run did not make"):
         run_distill.main(command)
     run_distill.main([*flags, f"--output_dir={folder}", "--overwrite_output_dir"])
     assert not {path.name for path in folder.iterdir()} & {"tune.db", "tune.json", "best.yaml"}
+
+
+def test_a_training_that_diverged_is_right_nowhere(flags, tmp_path):
+    command = [*flags, "--learning_rate=1e30", "--max_grad_norm=0", "--tune", "--tune_trials=1"]
+    run_distill.main([*command, f"--output_dir={tmp_path}/lost"])
+    assert [row["accuracy"] for row in read_trials(tmp_path / "lost")] == [0.0]
 
 
 def test_a_loss_without_a_temperature_has_none_searched(flags, tmp_path):
@@ -261,6 +273,7 @@ def test_a_loss_without_a_temperature_has_none_searched(flags, tmp_path):
         (["--teacher_mode=online"], ("cached logits", "--teacher_mode online")),
         (["--hidden_loss_weight=1"], ("cached logits", "leave out --hidden_loss_weight")),
         (["--learning_rate=0"], ("--learning_rate above 0",)),
+        (["--learning_rate=1e308"], ("by 4", "smaller")),
         (["--metric_for_best_model=loss"], ("--metric_for_best_model accuracy",)),
         (["--eval_strategy=no"], ("leave out --eval_strategy",)),
         (["--load_best_model_at_end=false"], ("--load_best_model_at_end",)),
