@@ -1,7 +1,7 @@
 """
 A student that asks its teacher where it is not sure.
 
-    python -m kd_trainer.cascade outputs/student --teacher outputs/teacher --validation_file dev.tsv --test_file test.tsv
+    python -m kd_trainer.cascade STUDENT --teacher TEACHER --validation_file dev.tsv --test_file test.tsv
 
 chooses the confidence below which a text is left to the teacher, on the validation split, so that both together are at
 least as accurate as the teacher; keeps it in the student's config.json, and says what it gives on the test split.
@@ -10,17 +10,18 @@ least as accurate as the teacher; keeps it in the student's config.json, and say
 import dataclasses
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, PreTrainedModel
 
 from .answers import teacher_answers
 from .arguments import DataArguments, ModelArguments
 from .console import run_console
 from .data import load_data
-from .deferral import MARGIN, cascade_scores, confidences, coverage_curve, pick_threshold
+from .deferral import MARGIN, choose_cascade, confidences, coverage_curve
 from .errors import InputError
 from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
@@ -31,7 +32,6 @@ from .teacher import align_labels, parse_label_map
 logger = logging.getLogger(__name__)
 
 PLOT = Path("plots") / "cascade.png"
-CURVE_POINTS = 11  # in the report: every tenth of the texts
 
 
 def load(model, args, what):
@@ -47,7 +47,9 @@ def cascade_settings(config):
     """What a student's configuration says of its cascade, `dict`; empty where it says nothing."""
     settings = config.to_dict().get("cascade") or {}
     if not isinstance(settings, dict):
-        raise InputError(f"config.json has cascade {str(settings)[:40]!r}: choose it again, python -m kd_trainer.cascade")
+        raise InputError(
+            f"config.json has cascade {str(settings)[:40]!r}: choose it again, python -m kd_trainer.cascade"
+        )
     return settings
 
 
@@ -107,7 +109,8 @@ class CascadeClassifier:
         if teacher is None:
             raise InputError("no teacher: give its folder or its name on the hub")
         self.teacher, self.teacher_tokenizer = teacher, None
-        if not callable(teacher) and not hasattr(teacher, "classes_"):
+        is_other = callable(teacher) or hasattr(teacher, "classes_")
+        if isinstance(teacher, PreTrainedModel) or not is_other:
             self.teacher, self.teacher_tokenizer = load(teacher, args, "teacher")
             wanted = teacher_max_seq_length or settings.get("teacher_max_seq_length") or max_seq_length
             config = self.teacher.config
@@ -160,43 +163,10 @@ class CascadeClassifier:
             `dict` or `list[dict]`: `label`, `answered_by` (`"student"` or `"teacher"`), `probabilities` by label name.
         """
         given = texts if isinstance(texts, list) else [texts]
-        rows = prediction_rows(given, *self.answer(given)[:1], self.label_names, self.answer(given)[1])
+        logits, asked = self.answer(given)
+        rows = prediction_rows(given, logits, self.label_names, asked)
         answers = [{name: row[name] for name in ("label", "answered_by", "probabilities")} for row in rows]
         return answers if isinstance(texts, list) else answers[0]
-
-
-def choose_cascade(validation, reported, latencies=(None, None), margin=MARGIN):
-    """
-    The threshold from one split, and what it gives on another.
-
-    Args:
-        validation, reported (`tuple` of three `np.ndarray`): The student's logits, the teacher's, the labels, see
-            [`pick_threshold`].
-        latencies (`tuple[float | None, float | None]`): Milliseconds a text, of student and teacher.
-        margin (`float`): See [`pick_threshold`].
-
-    Returns:
-        `dict`: `threshold`, `margin`, and the keys of [`cascade_scores`] and `latency_ms` (the student's, and the
-        teacher's for the share that it is asked; None when unknown) on the split reported; `validation`, the same keys
-        on the other; `curve`, threshold, coverage and accuracy at every tenth of the reported split.
-
-    Raises:
-        `InputError`: As [`pick_threshold`].
-    """
-    threshold = pick_threshold(*validation, margin=margin)
-    scores = cascade_scores(*reported, threshold)
-    latency = None if None in latencies else latencies[0] + (1 - scores["coverage"]) * latencies[1]
-    curve = coverage_curve(*reported)
-    points = np.unique(np.searchsorted(curve["coverage"], np.linspace(0, 1, CURVE_POINTS) - 1e-9))
-    shown = ("threshold", "coverage", "accuracy")
-    return {
-        "threshold": threshold,
-        "margin": margin,
-        **scores,
-        "latency_ms": latency,
-        "validation": cascade_scores(*validation, threshold),
-        "curve": [{name: float(curve[name][point]) for name in shown} for point in points],
-    }
 
 
 def format_cascade(found):
@@ -207,6 +177,14 @@ def format_cascade(found):
         f"{100 * found['coverage']:.1f} % of the texts, the teacher the others: accuracy {found['accuracy']:.4f} "
         f"(teacher alone {found['teacher_accuracy']:.4f}, student alone {found['student_accuracy']:.4f}){latency}"
     )
+
+
+def teacher_settings(name, max_length, label_map):
+    """What a student's configuration keeps of its teacher, `dict`."""
+    settings = {"teacher_max_seq_length": max_length, "teacher": name, "label_map": label_map}
+    if Path(name).exists():  # a folder here is none elsewhere
+        settings["teacher"] = None
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def save_cascade(folder, settings, *configs):
@@ -262,3 +240,100 @@ def draw_if_possible(reported, found, path):
         draw(coverage_curve(*reported), found, path)
     except ImportError:
         logger.info("no plot of the cascade: it needs matplotlib, pip install 'kd_trainer[plot]'")
+
+
+def cascade_of_run(run, rows, data, logits, teacher, student, trainer, max_length):
+    """
+    The cascade of a distilled student with its teacher, chosen on the validation split and kept in the output folder.
+
+    Args:
+        run ([`Run`]), data ([`TextData`]): What was done, on what.
+        rows (`dict[str, dict]`), logits (`dict[str, dict[str, np.ndarray]]`): As [`finish_report`].
+        teacher ([`Ensemble`]): That has taught.
+        student (`PreTrainedModel`), trainer (`Trainer`, *optional*): The student as it is scored, who has trained it.
+        max_length (`int`): The student's longest text, in tokens.
+
+    Returns:
+        `dict` or None: See [`choose_cascade`]; None where one of the two splits is not there, or is too small.
+    """
+    splits = ("validation", run.scored_split)
+    answers = [logits.get(name) or {} for name in ("distilled", "teacher")]
+    if splits[0] == splits[1] or not all(split in answer for answer in answers for split in splits):
+        return None
+    validation, reported = (
+        (*(answer[split] for answer in answers), np.asarray(data.splits[split]["labels"][:])) for split in splits
+    )
+    try:
+        found = choose_cascade(validation, reported, [rows[name]["latency_ms"] for name in ("distilled", "teacher")])
+    except InputError as error:
+        logger.warning(f"no cascade of student and teacher: {error}")
+        return None
+    if trainer is not None:
+        settings = {"threshold": found["threshold"], "max_seq_length": max_length}
+        if len(teacher.members) == len(teacher.models) == 1:
+            one = teacher.models[0]
+            settings |= teacher_settings(one.name, one.max_length, teacher.args.label_map)
+        save_cascade(run.output_dir, settings, student.config, trainer.accelerator.unwrap_model(trainer.model).config)
+    draw_if_possible(reported, found, run.output_dir / PLOT)
+    return found
+
+
+def make_parser():
+    """The command line of this module."""
+    parser = HfArgumentParser(
+        (DataArguments,), prog="python -m kd_trainer.cascade", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("student", help="Folder of a saved student; its config.json is given the threshold.")
+    parser.add_argument("--teacher", required=True, help="Folder or name on the hub.")
+    parser.add_argument("--teacher_max_seq_length", type=int, help="Its longest text, in its tokens (the student's).")
+    parser.add_argument("--label_map", help="The teacher's labels in the student's words, old=new,old=new.")
+    parser.add_argument("--margin", type=float, default=MARGIN, help=f"See pick_threshold ({MARGIN}); more is safer.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Let code run that comes with a model.")
+
+    def refuse(message):
+        raise InputError(f"{message} (--help lists the flags)")
+
+    parser.error = refuse
+    return parser
+
+
+def main(argv):
+    """Chooses, keeps and reports a cascade as the command line `argv` (`list[str]`) says."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    flags = vars(make_parser().parse_args(argv))
+    data_args = DataArguments(**{field.name: flags[field.name] for field in dataclasses.fields(DataArguments)})
+    folder = Path(flags["student"])
+    if data_args.validation_file is None or data_args.test_file is None:
+        raise InputError("give --validation_file, where the threshold is chosen, and --test_file, where it is judged")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: give that of a saved student")
+    if not 0 <= flags["margin"] < math.inf:
+        raise InputError(f"--margin is {flags['margin']}: it must be a number from 0")
+    lengths = (data_args.max_seq_length, flags["teacher_max_seq_length"])
+    models = CascadeClassifier(
+        str(folder), flags["teacher"], 0.0, *lengths, flags["label_map"], trust_remote_code=flags["trust_remote_code"]
+    )
+    data = load_data(data_args, ("validation", "test"), models.label_names)
+    if data.label_names != models.label_names:
+        raise InputError(f"the student has labels {models.label_names}, data has {data.label_names}: rename")
+    splits = {}
+    for name in ("validation", "test"):
+        texts = texts_of(data.splits[name])[:]
+        labels = np.asarray(data.splits[name]["labels"][:])
+        splits[name] = (models.student_logits(texts), models.teacher_logits(texts), labels)
+    pairs = (
+        (models.student, models.tokenizer, models.max_length),
+        (models.teacher, models.teacher_tokenizer, models.teacher_max_length),
+    )
+    latencies = [measure_speed(*one[:2], texts, one[2])["latency_ms"] for one in pairs]
+    found = choose_cascade(splits["validation"], splits["test"], latencies, flags["margin"])
+    settings = {"threshold": found["threshold"], "max_seq_length": models.max_length}
+    save_cascade(folder, settings | teacher_settings(flags["teacher"], models.teacher_max_length, flags["label_map"]))
+    write_json(folder / "cascade.json", {**found, "test_file": data_args.test_file, "teacher": flags["teacher"]})
+    draw_if_possible(splits["test"], found, folder / PLOT)
+    print(format_cascade(found), flush=True)
+
+
+if __name__ == "__main__":
+    run_console(main)

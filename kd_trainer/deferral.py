@@ -11,6 +11,7 @@ NO_LABEL = -100
 MARGIN = 1.645
 # A loss of one point would leave no trace in fewer rows more often than one time in twenty: 0.99 ** 299 is 0.05.
 LEAST_ROWS = 300
+CURVE_POINTS = 11  # of a report: every tenth of the texts
 
 
 def confidences(logits):
@@ -155,4 +156,38 @@ def cascade_scores(student_logits, teacher_logits, labels, threshold):
         "student_accuracy": float(student_right.mean()),
         "teacher_accuracy": float(teacher_right.mean()),
         "rows": len(confidence),
+    }
+
+
+def choose_cascade(validation, reported, latencies=(None, None), margin=MARGIN):
+    """
+    The threshold from one split, and what it gives on another.
+
+    Args:
+        validation, reported (`tuple` of three `np.ndarray`): The student's logits, the teacher's, the labels, see
+            [`pick_threshold`].
+        latencies (`tuple[float | None, float | None]`): Milliseconds a text, of student and teacher.
+        margin (`float`): See [`pick_threshold`].
+
+    Returns:
+        `dict`: `threshold`, `margin`, and the keys of [`cascade_scores`] and `latency_ms` (the student's, and the
+        teacher's for the share that it is asked; None when unknown) on the split reported; `validation`, the same keys
+        on the other; `curve`, threshold, coverage and accuracy at every tenth of the reported split.
+
+    Raises:
+        `InputError`: As [`pick_threshold`].
+    """
+    threshold = pick_threshold(*validation, margin=margin)
+    scores = cascade_scores(*reported, threshold)
+    latency = None if None in latencies else latencies[0] + (1 - scores["coverage"]) * latencies[1]
+    curve = coverage_curve(*reported)
+    points = np.unique(np.searchsorted(curve["coverage"], np.linspace(0, 1, CURVE_POINTS) - 1e-9))
+    shown = ("threshold", "coverage", "accuracy")
+    return {
+        "threshold": threshold,
+        "margin": margin,
+        **scores,
+        "latency_ms": latency,
+        "validation": cascade_scores(*validation, threshold),
+        "curve": [{name: float(curve[name][point]) for name in shown} for point in points],
     }
