@@ -25,6 +25,8 @@ from .files import (
 )
 from .pairs import sides
 
+PIECE_ROWS = 4096
+
 
 def iterate_texts(path, text_column=None, text_pair_column=None, known_labels=None):
     """
@@ -93,7 +95,7 @@ class TextFile:
     def __iter__(self):
         return iterate_texts(*self.arguments)
 
-    def pieces(self, rows=4096, characters=2**24):
+    def pieces(self, rows=PIECE_ROWS, characters=2**24):
         """Lists of at most so many rows, which end behind the row with which they have so many characters."""
         piece, found = [], 0
         for text in self:
@@ -107,8 +109,15 @@ class TextFile:
 
 
 def first_cells(path):
-    """Cells of the first line of a `.tsv` that is not empty; none where there is none."""
-    return next(tsv_records(path), (0, []))[1]
+    """
+    Cells of the first line of a `.tsv` that is not empty.
+
+    Raises:
+        `InputError`: Where there is none.
+    """
+    for _, cells in tsv_records(path):
+        return cells
+    raise InputError(f"{path}: no row in the file: give a header and rows")
 
 
 def iterate_lines(path):
@@ -168,7 +177,7 @@ def iterate_parquet(path, names):
     file = open_parquet(path)
     texts, _ = find_columns(file.schema_arrow.names, *names, path, need_labels=False)
     try:
-        batches = file.iter_batches(columns=texts)
+        batches = file.iter_batches(PIECE_ROWS, columns=texts)
         cells = (row for batch in batches for row in zip(*(batch[text].to_pylist() for text in texts), strict=True))
         yield from enumerate(cells, start=1)
     except (OSError, pyarrow.ArrowException) as error:

@@ -1,17 +1,19 @@
-"""A cascade: the threshold against brute force, the classifier against both models asked one by one, the run's report."""
+"""A cascade: its threshold against brute force, its answers against both models one by one, a run's report of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import LABEL_NAMES, make_rows, refused
-from test_scripts import STUDENT, TRAINING, data, read_report, teacher  # noqa: F401
+from test_scripts import STUDENT, TEACHER, TRAINING, read_report
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import kd_trainer
 import run_distill
 import run_student
+import run_teacher
 from kd_trainer import CascadeClassifier, coverage_curve, pick_threshold
 from kd_trainer.cascade import PLOT, cascade_settings, draw, main, save_cascade
 from kd_trainer.deferral import cascade_scores, choose_cascade, confidences
@@ -24,9 +26,8 @@ def answers(rows=400, num_labels=3, seed=0, student=1.5, teacher=2.5, ties=False
     generator = np.random.default_rng(seed)
     labels = generator.integers(num_labels, size=rows)
     truth = np.eye(num_labels)[labels]
-    both = [
-        (strength * truth + generator.normal(0, 1, truth.shape)).astype(np.float32) for strength in (student, teacher)
-    ]
+    noisy = (strength * truth + generator.normal(size=truth.shape) for strength in (student, teacher))
+    both = [logits.astype(np.float32) for logits in noisy]
     if ties:
         both[0] = both[0].round(0)
     labels[:unlabelled] = -100
@@ -194,9 +195,8 @@ def test_the_sure_student_answers_and_the_teacher_the_rest_by_label_name(pair, r
             expected = dict(zip(LABEL_NAMES, own, strict=True))
         else:
             asked += 1
-            expected = dict(
-                zip(LABEL_NAMES[::-1], softmax(predict_logits(teacher, teacher_tokenizer, [text], 16))[0], strict=True)
-            )
+            its_own = softmax(predict_logits(teacher, teacher_tokenizer, [text], 16))[0]
+            expected = dict(zip(LABEL_NAMES[::-1], its_own, strict=True))
         assert answer["answered_by"] == ("student" if own.max() > threshold else "teacher")
         assert answer["label"] == max(expected, key=expected.get) and list(answer["probabilities"]) == LABEL_NAMES
         assert answer["probabilities"] == pytest.approx(expected, abs=1e-4)
@@ -219,9 +219,8 @@ def test_the_teacher_is_asked_once_and_only_what_the_student_leaves(pair, rows):
     given = CascadeClassifier(pair[0], oracle, threshold=0.45)(rows[0])
     left = [text for text, answer in zip(rows[0], given, strict=True) if answer["answered_by"] == "teacher"]
     assert asked == [left] and 0 < len(left) < len(rows[0])
-    assert given[rows[0].index(left[0])]["probabilities"] == pytest.approx(
-        dict(zip(LABEL_NAMES, (0.1, 0.2, 0.7))), abs=1e-5
-    )
+    said = given[rows[0].index(left[0])]["probabilities"]
+    assert list(said.values()) == pytest.approx([0.1, 0.2, 0.7], abs=1e-5)
 
 
 def save_pair(pair, folder):
@@ -314,7 +313,7 @@ def test_the_plot_is_a_picture(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(data, teacher, tmp_path_factory):  # noqa: F811
+def finished(tmp_path_factory):
     """Folder of a distilled student, the flags of its data, the teacher's folder; 360 rows for validation."""
     folder = tmp_path_factory.mktemp("cascade")
     files = []
@@ -322,7 +321,8 @@ def finished(data, teacher, tmp_path_factory):  # noqa: F811
         lines = [f"{LABEL_NAMES[label]}\t{text}\n" for text, label in zip(*make_rows(size, seed), strict=True)]
         (folder / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
         files.append(f"--{name}_file={folder / name}.tsv")
-    flags = [*files, "--max_seq_length=16"]
+    flags, teacher = [*files, "--max_seq_length=16"], folder / "teacher"
+    run_teacher.main([*TEACHER, *flags, *TRAINING, "--num_train_epochs=6", f"--output_dir={teacher}"])
     own = ["--num_train_epochs=2", f"--teacher_name_or_path={teacher}", f"--teacher_cache_dir={folder / 'cache'}"]
     run_distill.main([*flags, *TRAINING, *STUDENT, *own, f"--output_dir={folder / 'student'}"])
     return folder / "student", flags, teacher
@@ -347,8 +347,6 @@ def test_a_run_chooses_on_validation_reports_the_test_split_and_keeps_the_thresh
 
 
 def test_the_command_on_a_finished_student_chooses_the_same(finished, tmp_path, capsys):
-    import shutil
-
     folder, flags, teacher_folder = finished
     shutil.copytree(folder, tmp_path / "student")
     config = json.loads((tmp_path / "student" / "config.json").read_text(encoding="utf-8"))
@@ -373,7 +371,7 @@ def test_the_command_refuses_what_it_cannot_use(finished, tmp_path):
         main([str(folder), *flags])
     with refused("--margin"):
         main([*named, *flags, "--margin=-1"])
-    (tmp_path / "few.tsv").write_text("体育\t球队\n财经\t股市\n", encoding="utf-8")
+    (tmp_path / "few.tsv").write_text("label\ttext\n体育\t球队\n财经\t股市\n", encoding="utf-8")
     before = (folder / "config.json").read_bytes()
     with refused("2 labelled rows"):
         main([*named, *flags, f"--validation_file={tmp_path / 'few.tsv'}"])

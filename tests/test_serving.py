@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import sys
 import tracemalloc
 
 import numpy as np
@@ -96,7 +95,7 @@ LONG = {
     "no space": "".join(sentences(seed=seed).replace(" ", "") for seed in range(8)),
     "spaces first": " " * 9000 + "".join(sentences(seed=seed) for seed in range(4)),
     "one long word first": "z" * 9000 + " " + "".join(sentences(seed=seed) for seed in range(4)),
-    "few spaces": ("ab" * 3000 + " ") * 40,
+    "few spaces": ("ab" * 3000 + " ") * 30,
 }
 
 
@@ -237,17 +236,16 @@ def test_half_a_character_of_the_command_line_is_one_line(saved):
 def test_a_file_is_labelled_piece_by_piece_as_in_one_call(
     saved, tmp_path, make_student, tokenizer, monkeypatch, suffix
 ):
-    texts = [
-        *(text for text in HOSTILE.values() if "\x00" not in text),
-        *make_rows(50)[0],
-        'a "quoted", cell\r\nof three\nlines',
-    ]
+    texts = [*HOSTILE.values(), *make_rows(50)[0], 'a "quoted", cell\r\nof three\nlines']
     path, output = tmp_path / "texts.csv", tmp_path / f"labels{suffix}"
     with path.open("w", encoding="utf-8-sig", newline="") as file:  # with a byte-order mark
         csv.writer(file).writerows([["id", "text"], *enumerate(texts)])
     monkeypatch.setattr("kd_trainer.text_stream.TextFile.pieces.__defaults__", (7, 2**24))
     predict_file(saved, path, output)
-    expected = softmax(predict_logits(make_student(initializer_range=1.0), tokenizer, texts, 16))
+    # The end of a line within a cell is read as \n, however it is written; nothing else changes.
+    read = list(load_texts(path, DataArguments(), LABEL_NAMES))
+    assert read == [text.replace("\r\n", "\n") for text in texts]
+    expected = softmax(predict_logits(make_student(initializer_range=1.0), tokenizer, read, 16))
     with output.open(encoding="utf-8", newline="") as file:
         if suffix == ".csv":
             header, *rows = csv.reader(file)
@@ -256,9 +254,7 @@ def test_a_file_is_labelled_piece_by_piece_as_in_one_call(
         else:
             rows = json.load(file) if suffix == ".json" else [json.loads(line) for line in file]
             rows = [(row["text"], row["label"], [*row["probabilities"].values()]) for row in rows]
-    # A file's line ends are \n or \r\n, and csv knows cells, so these are what the reader makes of them.
-    assert [text for text, _, _ in rows] == list(load_texts(path, DataArguments(), LABEL_NAMES))
-    assert [text.replace("\r\n", "\n") for text, _, _ in rows] == [text.replace("\r\n", "\n") for text in texts]
+    assert [text for text, _, _ in rows] == read
     assert [label for _, label, _ in rows] == [LABEL_NAMES[index] for index in expected.argmax(1)]
     np.testing.assert_allclose([values for _, _, values in rows], expected, atol=2e-6)
     assert not list(tmp_path.glob("*.partial"))
@@ -337,7 +333,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, suffix):
     import pandas as pd
 
     peaks = []
-    for rows in (2000, 20_000):
+    for rows in (10_000, 40_000):
         path = tmp_path / f"{rows}.{suffix}"
         frame = pd.DataFrame({"text": [f"{number} " + "x" * 200 for number in range(rows)]})
         if suffix == "parquet":
@@ -351,7 +347,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, suffix):
         assert sum(map(len, texts.pieces(500))) == rows
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0] and peaks[1] < 20_000 * 200 / 2
+    assert peaks[1] < 1.5 * peaks[0] and peaks[1] < 40_000 * 200 / 2
 
 
 def test_only_pickled_weights_are_refused_and_never_read(saved, tmp_path):
@@ -364,4 +360,3 @@ def test_only_pickled_weights_are_refused_and_never_read(saved, tmp_path):
     with refused(saved, "safetensors"):
         run_student.main([f"--model_name_or_path={saved}", "--predict_text=球队", "--use_cpu"])
     assert not (tmp_path / "executed").exists()
-    assert sys.modules["kd_trainer.loading"]
