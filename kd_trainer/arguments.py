@@ -333,6 +333,13 @@ class RunArguments:
         default=None,
         metadata={"help": "Where --predict_file writes: .csv, .json or .jsonl. Default: OUTPUT_DIR/predictions.csv."},
     )
+    cascade_teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "--predict_file, --predict_text: folder or hub name of the teacher that answers where the student "
+            "is not as sure as its config.json asks for; see python -m kd_trainer.cascade --help."
+        },
+    )
     eval_robustness: bool = field(
         default=False,
         metadata={
@@ -519,6 +526,8 @@ def check_arguments(settings, args, data_args, run_args):
         raise InputError("--do_predict reads the test split and none is named: give --test_file")
     if run_args.predict_text is not None and run_args.predict_file is not None:
         raise InputError("--predict_text and --predict_file are both given: give one of them")
+    if run_args.cascade_teacher is not None and run_args.predict_text is None and run_args.predict_file is None:
+        raise InputError("--cascade_teacher answers texts and none are given: give --predict_file or --predict_text")
     if run_args.predict_text_pair is not None and not run_args.predict_text_pair.strip():
         raise InputError("--predict_text_pair is empty: give the second text of the pair")
     if run_args.predict_text_pair is not None and run_args.predict_text is None:

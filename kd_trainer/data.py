@@ -15,6 +15,7 @@ from .batches import NO_LABEL
 from .errors import InputError
 from .files import Rows, decoded_lines, find_columns, read_rows
 from .pairs import columns_of, sides, stripped, texts_of
+from .text_stream import TextFile
 
 logger = logging.getLogger(__name__)
 
@@ -339,13 +340,11 @@ def describe_splits(splits):
 
 def load_texts(path, data_args, label_names):
     """
-    The texts of a file to be labelled, `list[str]`, or pairs of them, `list[tuple[str, str]]`; labels that it may hold
-    are not read.
+    The texts of a file to be labelled, or pairs of them, as a [`TextFile`]; labels that it may hold are not read.
 
     Raises:
         `InputError`: As [`read_rows`].
     """
-    known = [*label_names, *map(str, range(len(label_names)))]
+    known = {*label_names, *map(str, range(len(label_names)))}
     # --label_column may be missing here: only the usual names are looked for.
-    columns = {"text_column": data_args.text_column, "text_pair_column": data_args.text_pair_column}
-    return read_rows(path, known_labels=known, need_labels=False, **columns).texts
+    return TextFile(path, data_args.text_column, data_args.text_pair_column, known)

@@ -15,6 +15,7 @@ from transformers import set_seed
 from .arguments import AdversarialTrainingArguments, DataArguments, DistillationTrainingArguments, TeacherArguments
 from .batches import NO_LABEL, TEACHER_PREFIX, DistillationCollator, tokenize
 from .building import get_student
+from .cascade import cascade_of_run
 from .ensemble import ClassifierTeacher, ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
 from .linear import fit_linear
@@ -392,5 +393,9 @@ def distil(run, alone, teacher, student_args, data):
     rows["distilled"], logits["distilled"], trainer, student, tokenizer = fit_and_score(
         run, student_args, data, teacher, teacher_logits, taught=True
     )
-    finish_report(run, rows, data, logits, trainer)
-    predict(run, student, tokenizer, fit_length(run.data_args.max_seq_length, tokenizer, student.config))
+    max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
+    cascade = None
+    if run.args.process_index == 0:
+        cascade = cascade_of_run(run, rows, data, logits, teacher, student, trainer, max_length)
+    finish_report(run, rows, data, logits, trainer, cascade)
+    predict(run, student, tokenizer, max_length)

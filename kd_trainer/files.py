@@ -296,9 +296,40 @@ def label_position(records, known_labels, path):
         known = [sum(cell.strip() in known_labels for cell in column) for column in columns]
     else:
         known = [-len(set(column)) for column in columns]
-    if known[0] == known[1]:
+    return likelier(known, path)
+
+
+def likelier(scores, path):
+    """Which of two columns is the label, by a score (`int`) for each; neither where they are equal."""
+    if scores[0] == scores[1]:
         raise InputError(f"{path}: cannot tell text from label: give a .tsv with a header, or --class_file")
-    return int(known[1] > known[0])
+    return int(scores[1] > scores[0])
+
+
+def check_tabs(lines_of, path, first):
+    """
+    How many cells a line without a header has, from how many lines have so many (`Counter`); `first` is the number of
+    the first line that is not empty.
+
+    Raises:
+        `InputError`: Unless it is two.
+    """
+    if not lines_of:
+        raise InputError(f"{path}: no row in the file: give one with a text on each line")
+    usual = lines_of.most_common(1)[0][0]
+    if usual == 1:
+        raise InputError(f"{path} line {first}: no tab: expected label<TAB>text or text<TAB>label on every line")
+    if usual > 2:
+        raise InputError(f"{path}: {usual} columns and no header that is known: add a header or pass --text_column")
+    return usual
+
+
+def check_tabs_of_line(cells, usual, path, line):
+    """Refuses a line of another number of cells (`list[str]`) than the `usual` one."""
+    if len(cells) != usual:
+        raise InputError(
+            f"{path} line {line}: {len(cells) - 1} tabs where most lines have {usual - 1}: mend or remove the line"
+        )
 
 
 def read_headerless(path, known_labels, need_labels):
@@ -316,20 +347,9 @@ def read_headerless(path, known_labels, need_labels):
             rows.add(number, [line], None)
         return rows
     records = [(number, line.split("\t")) for number, line in lines if line]
-    if not records:
-        raise InputError(f"{path}: no row in the file: give one with a text on each line")
-    usual = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
-    if usual == 1:
-        raise InputError(
-            f"{path} line {records[0][0]}: no tab: expected label<TAB>text or text<TAB>label on every line"
-        )
-    if usual > 2:
-        raise InputError(f"{path}: {usual} columns and no header that is known: add a header or pass --text_column")
+    usual = check_tabs(Counter(len(cells) for _, cells in records), path, records[0][0] if records else None)
     for line, cells in records:
-        if len(cells) != usual:
-            raise InputError(
-                f"{path} line {line}: {len(cells) - 1} tabs where most lines have {usual - 1}: mend or remove the line"
-            )
+        check_tabs_of_line(cells, usual, path, line)
     rows = Rows(str(path))
     position = label_position(records, known_labels, path)
     labels = [cells[position].strip() for _, cells in records]
@@ -384,8 +404,7 @@ def read_rows(
         _, columns = next(records, (0, None))
         if columns is None:
             raise InputError(f"{path}: no row in the file: give a header and rows")
-        named = any(name is not None for name in names)
-        if path.suffix == ".tsv" and not named and not set(columns) & set(TEXT_COLUMNS + LABEL_COLUMNS):
+        if path.suffix == ".tsv" and not has_header(columns, names):
             rows = read_headerless(path, known_labels, need_labels)
         else:
             chosen = find_columns(columns, *names, path, need_labels)
@@ -399,68 +418,6 @@ def read_rows(
     return rows
 
 
-def iterate_texts(path, text_column=None, text_pair_column=None):
-    """
-    The texts of a file without labels, one after the other, so that it need not fit into memory (a `.json` list must).
-
-    Args:
-        path (`str`): `.csv`, `.tsv` or `.parquet` with a header, `.jsonl`, or `.txt` with a text on each line.
-        text_column (`str`, *optional*): Its name in the header; the usual names are found without.
-        text_pair_column (`str`, *optional*): Column of the second text, where a row is a pair of texts; not for `.txt`.
-
-    Yields:
-        `str`, a missing text is the empty string; or `tuple[str, str]`.
-
-    Raises:
-        `InputError`: For whatever cannot be read, with the line.
-    """
-    path = Path(path)
-    names = (text_column, None, text_pair_column)
-    if path.suffix == ".txt":
-        check_has_columns(path, text_pair_column)
-        records = ((number, [line]) for number, line in enumerate(decoded_lines(path), start=1))
-    elif path.suffix in (".csv", ".tsv"):
-        records = iterate_table(path, names)
-    elif path.suffix in (".json", ".jsonl"):
-        records = iterate_json(path, names)
-    elif path.suffix == ".parquet":
-        records = iterate_parquet(path, names)
-    else:
-        raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")
-    for number, cells in records:
-        row = Rows(str(path))
-        row.add(number, cells, None)
-        yield row.texts[0]
-
-
-def iterate_table(path, names):
-    """`(line, cells of the texts)` of a file with a header."""
-    records = csv_records(path) if path.suffix == ".csv" else tsv_records(path)
-    _, columns = next(records, (0, []))
-    texts, _ = find_columns(columns, *names, path, need_labels=False)
-    indices = [columns.index(text) for text in texts]
-    for line, cells in records:
-        check_cells(cells, columns, path, line)
-        yield line, [cells[index] for index in indices]
-
-
-def iterate_json(path, names):
-    """`(line, cells of the texts)` of JSON lines; the first one names the columns."""
-    texts = None
-    for number, item in json_records(path):
-        if texts is None:
-            texts, _ = find_columns(list(item), *names, path, need_labels=False)
-        check_item(item, texts, path, number)
-        yield number, [item[text] for text in texts]
-
-
-def iterate_parquet(path, names):
-    """`(row, cells of the texts)` of a parquet file, a piece at a time."""
-    file = open_parquet(path)
-    texts, _ = find_columns(file.schema_arrow.names, *names, path, need_labels=False)
-    try:
-        batches = file.iter_batches(columns=texts)
-        cells = (row for batch in batches for row in zip(*(batch[text].to_pylist() for text in texts), strict=True))
-        yield from enumerate(cells, start=1)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None
+def has_header(columns, names):
+    """Whether a `.tsv` whose first line has the cells `columns` has a header: `names` are asked for, or usual there."""
+    return any(name is not None for name in names) or not {*TEXT_COLUMNS, *LABEL_COLUMNS}.isdisjoint(columns)

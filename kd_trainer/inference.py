@@ -9,11 +9,12 @@ from transformers.utils.logging import tqdm  # a bar that --disable_tqdm silence
 
 from .errors import InputError
 from .pairs import sides, tokenizer_arguments
+from .text_limits import check_texts, limit_text
 
 
 def pad_texts(tokenizer, texts, max_length):
     """A batch of texts as a model takes it, padded to its longest; a text beyond `max_length` tokens is cut off."""
-    given = tokenizer_arguments(texts)
+    given = [[limit_text(tokenizer, side, max_length) for side in column] for column in tokenizer_arguments(texts)]
     return tokenizer(*given, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
 
 
@@ -41,8 +42,10 @@ def predict_logits(model, tokenizer, texts, max_length, batch_size=64, descripti
         `np.ndarray` of shape `(len(texts), num_labels)`, float32, in the order of `texts`.
 
     Raises:
-        `InputError`: When the model answers with something that is not a number: its training has diverged.
+        `InputError`: When the model answers with something that is not a number: its training has diverged; for what
+            is not a text, see [`check_texts`].
     """
+    check_texts(texts)
     order = longest_first(texts)
     logits = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
     precision = contextlib.nullcontext() if dtype is None else torch.autocast(model.device.type, dtype)

@@ -33,7 +33,8 @@ UNKEPT_SETTINGS = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"
 # Settings that may change when a killed run is taken up again: they do not change what it computes.
 FREE_SETTINGS = {
     "output_dir", "disable_tqdm", "log_level", "logging_steps",
-    "report_to", "predict_file", "predict_text", "predict_text_pair", "predict_output", "do_eval", "do_predict",
+    "report_to", "predict_file", "predict_text", "predict_text_pair", "predict_output", "cascade_teacher", "do_eval",
+    "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
     "use_cpu", "tune_trials",
 }  # fmt: skip

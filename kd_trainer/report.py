@@ -211,15 +211,19 @@ def softmax(logits):
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def prediction_rows(texts, logits, label_names):
+def prediction_rows(texts, logits, label_names, asked=None):
     """
     Yields `{"text", "label", "probabilities"}` of every text, with `"text_pair"` behind the text of a pair;
-    probabilities by label name.
+    probabilities by label name. With `asked` (`np.ndarray` of shape `(len(texts),)`, bool), which texts a cascade has
+    left to the teacher, `"answered_by"` follows the label.
     """
-    for text, row in zip(texts, softmax(logits), strict=True):
+    for number, (text, row) in enumerate(zip(texts, softmax(logits), strict=True)):
         probabilities = {name: round(float(value), 6) for name, value in zip(label_names, row, strict=True)}
         given = dict(zip(("text", "text_pair"), sides(text), strict=False))
-        yield {**given, "label": label_names[int(row.argmax())], "probabilities": probabilities}
+        given["label"] = label_names[int(row.argmax())]
+        if asked is not None:
+            given["answered_by"] = "teacher" if asked[number] else "student"
+        yield {**given, "probabilities": probabilities}
 
 
 def check_prediction_file(path, overwrite):

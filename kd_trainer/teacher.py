@@ -113,7 +113,8 @@ def teacher_digest(teacher, tokenizer, max_length):
     digest = hashlib.sha256()
     config = teacher.config.to_dict()
     # Names, and what saving writes into the configuration; the weights' own dtype is hashed below.
-    for name in ("_name_or_path", "transformers_version", "id2label", "label2id", "architectures", "dtype", "auto_map"):
+    for name in ("_name_or_path", "transformers_version", "id2label", "label2id", "architectures", "dtype", "auto_map",
+                 "cascade"):  # fmt: skip
         config.pop(name, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(teacher.state_dict().items()):

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from .batches import NO_LABEL
 from .errors import InputError
-from .files import iterate_texts
 from .pairs import columns_of, sides, stripped, texts_of
+from .text_stream import iterate_texts
 from .tokenization import UNSPACED
 
 logger = logging.getLogger(__name__)

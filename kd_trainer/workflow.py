@@ -13,9 +13,11 @@ import datasets
 import numpy as np
 import transformers
 from transformers import TrainingArguments, set_seed
+from transformers.utils.logging import tqdm
 
 from .arguments import DataArguments, RunArguments, check_arguments
 from .batches import NO_LABEL, DistillationCollator, tokenize
+from .cascade import CascadeClassifier, format_cascade
 from .data import load_data, load_texts
 from .errors import InputError
 from .files import as_text
@@ -204,6 +206,8 @@ def train_model(run, trainer, data):
         logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
     model = f"{type(trainer.model).__name__} of {trainer.model.num_parameters():,} parameters"
     logger.info(f"{type(trainer).__name__}: {model}, {len(trainer.train_dataset)} rows, into {run.output_dir}")
+    # A threshold that was chosen for the weights before these.
+    vars(trainer.accelerator.unwrap_model(trainer.model).config).pop("cascade", None)
     clock = TrainingClock(run.checkpoint)
     trainer.add_callback(clock)
     result = trainer.train(resume_from_checkpoint=run.checkpoint)
@@ -323,7 +327,7 @@ def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, tr
     return row, logits
 
 
-def finish_report(run, rows, data, logits, trainer=None):
+def finish_report(run, rows, data, logits, trainer=None, cascade=None):
     """
     Writes `report.json`, whose presence means that the run is finished, shows the table, pushes where that is asked.
 
@@ -334,6 +338,7 @@ def finish_report(run, rows, data, logits, trainer=None):
         logits (`dict[str, dict[str, np.ndarray]]`): Every row's by split, `(num_rows, num_labels)`; the per-class
             report is about the last.
         trainer (`Trainer`, *optional*): That trained it, to push.
+        cascade (`dict`, *optional*): See [`choose_cascade`].
     """
     split = run.scored_split
     if run.args.process_index == 0:
@@ -355,6 +360,9 @@ def finish_report(run, rows, data, logits, trainer=None):
         shown = f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n"
         if run.run_args.eval_robustness:
             shown += f"\n{format_robustness(rows)}\n"
+        if cascade is not None:
+            report["cascade"] = cascade
+            shown += f"\n{format_cascade(cascade)}\n"
         if split == "test":
             answers, labels = list(logits.values())[-1][split], data.splits[split]["labels"][:]
             report["per_class"] = per_class_report(answers, labels, data.label_names)
@@ -372,22 +380,46 @@ def prediction_path(run):
     return run.output_dir / "predictions.csv" if named is None else Path(named)
 
 
+def label_texts(pieces, model, tokenizer, max_length, batch_size, cascade=None):
+    """
+    Yields the [`prediction_rows`] of pieces of texts, of which one is in memory at a time.
+
+    Args:
+        pieces (iterable of `list[str]` or of `list[tuple[str, str]]`): In the order of the rows.
+        model, tokenizer, max_length, batch_size: As [`predict_logits`].
+        cascade ([`CascadeClassifier`], *optional*): Answers instead of the model alone.
+    """
+    label_names = label_list(model.config)
+    for texts in pieces:
+        if cascade is None:
+            answers = (predict_logits(model, tokenizer, texts, max_length, batch_size, None), label_names)
+        else:
+            logits, asked = cascade.answer(texts)
+            answers = (logits, label_names, asked)
+        yield from prediction_rows(texts, *answers)
+
+
 def predict(run, model, tokenizer, max_length):
     """`--predict_text` to the terminal, `--predict_file` to a file."""
-    label_names = label_list(model.config)
-    texts = None
-    if run.run_args.predict_text is not None:
-        texts = [as_text(run.run_args.predict_text, "--predict_text")]
-        if run.run_args.predict_text_pair is not None:
-            texts = [(*texts, as_text(run.run_args.predict_text_pair, "--predict_text_pair"))]
-    elif run.run_args.predict_file is not None:
-        texts = load_texts(run.run_args.predict_file, run.data_args, label_names)
-    if texts is None or run.args.process_index != 0:
+    run_args, batch_size = run.run_args, run.args.per_device_eval_batch_size
+    if run.args.process_index != 0 or (run_args.predict_text is None and run_args.predict_file is None):
         return
-    logits = predict_logits(model, tokenizer, texts, max_length, run.args.per_device_eval_batch_size)
-    rows = prediction_rows(texts, logits, label_names)
-    if run.run_args.predict_text is not None:
+    cascade = None
+    if run_args.cascade_teacher is not None:
+        settings = {"max_seq_length": max_length, "batch_size": batch_size}
+        settings["trust_remote_code"] = bool(run.settings.get("trust_remote_code"))
+        cascade = CascadeClassifier((model, tokenizer), run_args.cascade_teacher, **settings)
+        cascade.teacher.to(run.args.device)
+    label_names = label_list(model.config)
+    if run_args.predict_text is not None:
+        text = as_text(run_args.predict_text, "--predict_text")
+        if run_args.predict_text_pair is not None:
+            text = (text, as_text(run_args.predict_text_pair, "--predict_text_pair"))
+        rows = label_texts([[text]], model, tokenizer, max_length, batch_size, cascade)
         print(json.dumps(next(rows), ensure_ascii=False))
         return
+    texts = load_texts(run_args.predict_file, run.data_args, label_names)
+    rows = label_texts(texts.pieces(), model, tokenizer, max_length, batch_size, cascade)
+    rows = tqdm(rows, total=len(texts), desc="Predicting", unit="text")
     write_predictions(prediction_path(run), rows, label_names)
     logger.info(f"{len(texts)} predictions written to {prediction_path(run)}")

@@ -323,10 +323,10 @@ def test_columns_have_the_same_types_whatever_the_split(write):
 
 def test_texts_to_be_labelled_need_no_label(write, write_lines):
     args = DataArguments(label_column="absent")
-    assert load_texts(write("a.tsv", [("x", "?"), ("", "a")]), args, ["a", "b"]) == ["x", ""]
-    assert load_texts(write_lines("a.txt", "one", "two"), args, ["a", "b"]) == ["one", "two"]
-    assert load_texts(write_lines("b.txt", "a\tone", "b\ttwo"), args, ["a", "b"]) == ["one", "two"]
-    assert load_texts(write_lines("c.txt", "one\t0", "two\t1"), args, ["a", "b"]) == ["one", "two"]
+    assert list(load_texts(write("a.tsv", [("x", "?"), ("", "a")]), args, ["a", "b"])) == ["x", ""]
+    assert list(load_texts(write_lines("a.txt", "one", "two"), args, ["a", "b"])) == ["one", "two"]
+    assert list(load_texts(write_lines("b.txt", "a\tone", "b\ttwo"), args, ["a", "b"])) == ["one", "two"]
+    assert list(load_texts(write_lines("c.txt", "one\t0", "two\t1"), args, ["a", "b"])) == ["one", "two"]
 
 
 def test_describe_labels_goes_both_ways():

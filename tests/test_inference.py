@@ -75,11 +75,17 @@ def test_mode_is_restored_and_dropout_is_off(classifier, training):
     np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
 
 
-def test_mode_is_restored_when_a_text_cannot_be_read(classifier):
-    model, tokenizer = classifier
+def test_mode_is_restored_when_a_batch_fails(classifier):
+    model, _ = classifier
     model.train()
-    with pytest.raises(TypeError):
-        predict_logits(model, tokenizer, ["球队", None], max_length=16)
+
+    def broken(*args, **kwargs):
+        assert not model.training
+        raise KeyError("no batch")
+
+    broken.truncation_side = "right"
+    with pytest.raises(KeyError, match="no batch"):
+        predict_logits(model, broken, ["球队", "胜"], max_length=16)
     assert model.training
 
 

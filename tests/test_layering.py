@@ -9,11 +9,13 @@ import kd_trainer
 
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
+    | {"deferral", "text_limits", "text_stream"}
     | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers", "pairs"}
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
     {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
     {"base_trainer", "trainer"},
-    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"},
+    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"}
+    | {"cascade"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent

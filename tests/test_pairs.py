@@ -22,13 +22,14 @@ from kd_trainer.arguments import DataArguments
 from kd_trainer.batches import tokenize
 from kd_trainer.building import STUDENTS
 from kd_trainer.data import TextData, load_data, load_texts
-from kd_trainer.files import iterate_texts, read_rows
+from kd_trainer.files import read_rows
 from kd_trainer.inference import predict_logits
 from kd_trainer.loading import check_pairs, describe_labels
 from kd_trainer.pairs import TextPairs, columns_of, texts_of
 from kd_trainer.robustness import measure_robustness, noisy_texts
 from kd_trainer.teacher import cache_key, teacher_digest
 from kd_trainer.text_noise import add_noise
+from kd_trainer.text_stream import iterate_texts
 from kd_trainer.tokenization import build_tokenizer, char_ids
 from kd_trainer.transfer import augment, transfer_set
 
@@ -73,7 +74,7 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path, suffix):
     rows = read_rows(path, **columns)
     assert rows.texts == PAIRS and rows.labels == NAMES * 2
     assert list(iterate_texts(path, **columns)) == PAIRS
-    assert load_texts(path, DataArguments(**columns), NAMES) == PAIRS
+    assert list(load_texts(path, DataArguments(**columns), NAMES)) == PAIRS
     data = load_data(DataArguments(train_file=path, **columns), ["train"])
     assert data.has_pairs and data.splits["train"].column_names == ["text", "text_pair", "labels"]
     assert texts_of(data.splits["train"])[:] == PAIRS

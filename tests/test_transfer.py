@@ -10,7 +10,7 @@ import pytest
 from conftest import refused
 
 from kd_trainer.data import TextData
-from kd_trainer.files import iterate_texts
+from kd_trainer.text_stream import iterate_texts
 from kd_trainer.transfer import AUGMENTATIONS, WORD, augment, transfer_set, vary
 
 TEXTS = ["股市今日大涨", "a fine , moving film", "球队 win 3:0", "短"]
