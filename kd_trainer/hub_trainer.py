@@ -16,6 +16,14 @@ from .upload import CARD, CHECKPOINT_STRATEGIES, explain, prepare_repo, publishe
 
 logger = logging.getLogger(__name__)
 
+# The metrics of an earlier card are not those of new weights.
+DRAFT = """---
+library_name: transformers
+pipeline_tag: text-classification
+---
+
+Training in progress, {}. The model card comes with the finished model.
+"""
 # Where a checkpoint waits for its upload: it may be rotated away meanwhile. The _ keeps it off the hub.
 STAGED = "_push-"
 
@@ -99,7 +107,7 @@ class HubTrainer(Trainer):
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         at = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch)}"
         try:
-            staged, files = self.stage(Path(checkpoint_folder))
+            staged, files = self.stage(Path(checkpoint_folder), at)
         except OSError as error:
             logger.warning(f"{at} was not pushed ({error}): the training goes on")
             return
@@ -108,17 +116,16 @@ class HubTrainer(Trainer):
         self.push_in_progress = PushInProgress([*(self.push_in_progress.jobs if busy else ()), job])
         self.continues_push = True
 
-    def stage(self, checkpoint):
+    def stage(self, checkpoint, at):
         """
-        Copies what is to be pushed of a checkpoint.
+        Copies what is to be pushed of a checkpoint, which was saved `at` a step or epoch (`str`).
 
         Returns:
             `tuple[Path, dict[str, Path]]`: The folder of the copies; each by the path that it has on the hub.
         """
         output_dir = Path(self.args.output_dir)
         files = published_files(checkpoint)
-        if (output_dir / RECIPE).exists():
-            files[RECIPE] = output_dir / RECIPE
+        files.update({name: output_dir / name for name in (RECIPE, CARD) if (output_dir / name).exists()})
         if self.pushes_checkpoints:
             name = "last-checkpoint" if self.args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
             kept = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != TRAINING_ARGS_NAME]
@@ -128,6 +135,9 @@ class HubTrainer(Trainer):
         for path, file in files.items():
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, staged / path)
+        if CARD not in files:
+            files[CARD] = staged / CARD
+            files[CARD].write_text(DRAFT.format(at), encoding="utf-8")
         return staged, {path: staged / path for path in files}
 
     def push_staged(self, staged, files, at, keeps_checkpoints):

@@ -92,8 +92,12 @@ def load_or_explain(load, what, name, **kwargs):
     except Exception as error:  # whatever a damaged file or a configuration of wrong values makes them raise
         if missed is not None and isinstance(error, OSError):
             raise InputError(
-                f"{what} {name}: no such folder, not downloaded before, and the hub cannot be reached ({missed}): "
-                "check the name, the network"
+                f"{what} {name}: no such folder, not downloaded before, and the hub, {constants.ENDPOINT}, cannot be "
+                f"reached ({missed}): check the name, the network"
+            ) from error
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise InputError(
+                f"{what} {name} brings code of its own, which is not run: read it, then give --trust_remote_code"
             ) from error
         reason = " ".join(str(error).split())[:300]
         raise InputError(

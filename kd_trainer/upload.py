@@ -1,6 +1,5 @@
 """What of a folder goes to the hub: one commit of its files, which takes away what stood for earlier weights."""
 
-import contextlib
 import fnmatch
 import json
 import logging
@@ -68,7 +67,10 @@ def published_files(folder):
 
 def missing_code(folder):
     """The first module that `config.json` names and that is not in `folder`: `str` or None."""
-    named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {}).values()
+    try:
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {}).values()
+    except (ValueError, AttributeError):
+        raise InputError(f"{folder / 'config.json'} is damaged: give the folder of a saved model") from None
     # "repository--module.Class" stands in another repository.
     files = sorted({f"{name.rpartition('.')[0]}.py" for name in named if "--" not in name})
     return next((file for file in files if not (folder / file).is_file()), None)
@@ -90,8 +92,8 @@ def stale_files(there, files, keeps_checkpoints):
     def is_outdated(path):
         if CHECKPOINTS.match(path):
             return not keeps_checkpoints
-        # A card beside no report is one that a person has written there.
-        return REPORT in there if path == CARD else is_published(path) or matches(path, OUTDATED)
+        # A card may be a person's own.
+        return path != CARD and (is_published(path) or matches(path, OUTDATED))
 
     return [path for path in there if path not in files and is_outdated(path)]
 
@@ -112,7 +114,10 @@ def push_files(files, repo_id, message, revision=None, keeps_checkpoints=False, 
         `str`: The commit's address.
     """
     api = HfApi(token=token)
-    stale = stale_files(api.list_repo_files(repo_id, revision=revision), files, keeps_checkpoints)
+    there = api.list_repo_files(repo_id, revision=revision)
+    stale = stale_files(there, files, keeps_checkpoints)
+    if CARD in there and CARD not in files:
+        logger.warning(f"{repo_id} keeps its model card, which may be about earlier weights: no {CARD} is pushed")
     if stale:
         logger.info(f"taken off {repo_id}, as it stood for earlier weights: {', '.join(stale)}")
     operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()]
@@ -241,6 +246,6 @@ def check_pushable(folder):
         raise InputError(f"{folder}: no model (config.json, model.safetensors) in it: give a run's --output_dir")
     if (folder / RECIPE).exists() and REPORT not in files:
         raise InputError(f"{folder} holds an unfinished run: give its command again first")
-    with contextlib.suppress(ValueError, AttributeError):  # a damaged config.json is said by whoever loads it
-        if (missing := missing_code(folder)) is not None:
-            raise InputError(f"{folder}: config.json names {missing}, which is not there: it would not load")
+    missing = missing_code(folder)
+    if missing is not None:
+        raise InputError(f"{folder}: config.json names {missing}, which is not there: it would not load")

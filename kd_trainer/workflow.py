@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,7 +264,12 @@ def train_model(run, trainer, data):
     logger.info(f"{type(trainer).__name__}: {model}, {len(trainer.train_dataset)} rows, into {run.output_dir}")
     clock = TrainingClock(run.checkpoint)
     trainer.add_callback(clock)
-    result = trainer.train(resume_from_checkpoint=run.checkpoint)
+    try:
+        result = trainer.train(resume_from_checkpoint=run.checkpoint)
+    except pickle.UnpicklingError as error:  # the Trainer reads numbers alone (weights_only) and refuses the rest
+        raise InputError(
+            f"{run.checkpoint} holds pickled objects that are not numbers, and is not read: remove it"
+        ) from error
     # Internal: an ordinary call would also push, before there is a report to push.
     trainer.save_model(_internal_call=True)
     trainer.save_state()

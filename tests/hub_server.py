@@ -44,9 +44,7 @@ class Repo:
     def __init__(self, private: bool):
         self.private = private
         # The Hub, too, starts a repository with a commit of its own.
-        self.branches = {
-            "main": [Commit(secrets.token_hex(20), "initial commit", {".gitattributes": GIT_ATTRIBUTES})]
-        }
+        self.branches = {"main": [Commit(secrets.token_hex(20), "initial commit", {".gitattributes": GIT_ATTRIBUTES})]}
 
     def at(self, revision: str) -> Commit:
         if revision in self.branches:
@@ -99,17 +97,19 @@ def _changed(files: dict[str, bytes], operations: list[dict], lfs: dict[str, byt
 
 class _Handler(BaseHTTPRequestHandler):
     hub: "HubServer"
+    route: str | None = None
 
     def answer(self):
         # The body has to be read before anything is answered: the client would see a broken connection otherwise.
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            self.hub.before(self.command, self.path)
             with self.hub.lock:
                 status, content, headers = 200, *self.dispatch()
         except HubError as error:
             status, content, headers = error.status, error.content, error.headers
         self.hub.requests.append(f"{self.command} {self.path} {status}")
+        if self.hub.loses is not None and self.route == self.hub.loses:
+            return
         if not isinstance(content, bytes):
             content, headers = json.dumps(content).encode(), {"Content-Type": "application/json", **headers}
         self.send_response(status)
@@ -129,9 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
         for route_method, pattern, name in ROUTES:
             found = re.fullmatch(pattern, urlsplit(self.path).path)
             if found and method == route_method:
-                # An upload's address is signed: it is sent without the token.
+                # Not of a PUT: the address of an upload is signed instead.
                 if method == "POST" and name != "validate_yaml":
                     self.require_token()
+                self.route = name
                 if name in self.hub.broken:
                     raise HubError(self.hub.broken[name], "Broken", f"{name} is broken")
                 arguments = {key: unquote(value) for key, value in found.groupdict().items() if value is not None}
@@ -282,7 +283,7 @@ class HubServer:
 
     To be set while it runs: `broken`, the status with which a request fails, by the name that `ROUTES` has for it;
     `tokens`, those that are taken (None: all); `takes_lfs`, whether weights are uploaded apart from their commit;
-    `before`, a function of method and path that is called before a request is answered.
+    `loses`, the name of a request that is done and whose answer is lost.
     """
 
     def __init__(self, user: str = "user"):
@@ -290,7 +291,7 @@ class HubServer:
         self.broken: dict[str, int] = {}
         self.tokens: set[str] | None = None
         self.takes_lfs = False
-        self.before = lambda method, path: None
+        self.loses: str | None = None
         self.lfs: dict[str, bytes] = {}
         self.repos: dict[str, Repo] = {}
         self.requests: list[str] = []  # "METHOD path status", for when a test fails
