@@ -13,7 +13,6 @@ from typing import Any
 import datasets
 import numpy as np
 import transformers
-from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
 from transformers import TrainingArguments, set_seed
 
 from .arguments import DataArguments, RunArguments, check_arguments
@@ -107,7 +106,6 @@ def set_logging(args):
     for library in (transformers, datasets):
         library.utils.logging.set_verbosity(max(level, logging.WARNING))
     if args.disable_tqdm or args.process_index != 0:
-        disable_hub_bars()
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
 

@@ -50,6 +50,7 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # which remembers the hub that it was made for
         loading.hub_is_missed.cache_clear()
         yield server
     loading.hub_is_missed.cache_clear()
