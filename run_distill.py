@@ -44,6 +44,8 @@ def main(argv):
 
     prepare_ablation(settings, ablation_args, args)
     run = start_run(settings, args, data_args, run_args)
+    if run is None:
+        return
     if ablation_args.ablation:
         names = find_teachers(run, teacher_args, given, run_teacher.make_parser(), run_teacher.main)
         ablate(settings, names, ablation_args, run.output_dir)

@@ -26,6 +26,8 @@ def main(argv):
     from kd_trainer.workflow import get_data, run_alone, start_run
 
     run = start_run(settings, args, data_args, run_args)
+    if run is None:
+        return
     data = get_data(run, student_args)
     student, tokenizer = get_student(student_args, data, data_args.max_seq_length, args.do_train)
     run_alone(run, "student", student_args, student, tokenizer, data)

@@ -25,6 +25,8 @@ def main(argv):
     from kd_trainer.workflow import get_data, run_alone, start_run
 
     run = start_run(settings, args, data_args, run_args)
+    if run is None:
+        return
     data = get_data(run, model_args)
     model, tokenizer = get_transformer(model_args, data, data_args.max_seq_length, args.do_train, "teacher")
     run_alone(run, "teacher", model_args, model, tokenizer, data)

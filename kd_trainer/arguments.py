@@ -522,6 +522,11 @@ def check_arguments(settings, args, data_args, run_args):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, --predict_file or --predict_text")
     if args.fp16 and args.device.type == "cpu":
         raise InputError("--fp16 needs a GPU and none is used here: leave it out, or use --bf16")
+    if args.push_to_hub and not args.do_train:
+        raise InputError(
+            "--push_to_hub pushes what this run trains: give --do_train, or push a finished folder with python -m "
+            "kd_trainer.hub"
+        )
     if args.do_predict and not (data_args.test_file or data_args.dataset_name):
         raise InputError("--do_predict reads the test split and none is named: give --test_file")
     if run_args.predict_text is not None and run_args.predict_file is not None:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import EvalPrediction, has_length
 
 from .batches import token_lengths
 from .errors import InputError
+from .hub_trainer import HubTrainer
 from .sparse import LazyAdamW, clip_grad_norm, sparse_names
 
 # Learning rate of an n-gram table's rows over that of the rest. THUCNews, validation rows: 1 gives 89.2 %, 5 90.1 %.
@@ -76,7 +77,7 @@ class LongestFirst(Sampler):
         return ordered
 
 
-class ClassificationTrainer(Trainer):
+class ClassificationTrainer(HubTrainer):
     """
     A `Trainer` whose loss is the mean over the rows of a step, exact for any split of the step into micro-batches, and
     whose predictions come back in the order of the data.

@@ -242,7 +242,7 @@ def draw_if_possible(reported, found, path):
         logger.info("no plot of the cascade: it needs matplotlib, pip install 'kd_trainer[plot]'")
 
 
-def cascade_of_run(run, rows, data, logits, teacher, student, trainer, max_length):
+def cascade_of_run(run, rows, data, logits, teacher, student, max_length):
     """
     The cascade of a distilled student with its teacher, chosen on the validation split and kept in the output folder.
 
@@ -250,7 +250,7 @@ def cascade_of_run(run, rows, data, logits, teacher, student, trainer, max_lengt
         run ([`Run`]), data ([`TextData`]): What was done, on what.
         rows (`dict[str, dict]`), logits (`dict[str, dict[str, np.ndarray]]`): As [`finish_report`].
         teacher ([`Ensemble`]): That has taught.
-        student (`PreTrainedModel`), trainer (`Trainer`, *optional*): The student as it is scored, who has trained it.
+        student (`PreTrainedModel`): As it is scored.
         max_length (`int`): The student's longest text, in tokens.
 
     Returns:
@@ -268,12 +268,12 @@ def cascade_of_run(run, rows, data, logits, teacher, student, trainer, max_lengt
     except InputError as error:
         logger.warning(f"no cascade of student and teacher: {error}")
         return None
-    if trainer is not None:
+    if run.args.do_train:
         settings = {"threshold": found["threshold"], "max_seq_length": max_length}
         if len(teacher.members) == len(teacher.models) == 1:
             one = teacher.models[0]
             settings |= teacher_settings(one.name, one.max_length, teacher.args.label_map)
-        save_cascade(run.output_dir, settings, student.config, trainer.accelerator.unwrap_model(trainer.model).config)
+        save_cascade(run.output_dir, settings, student.config)
     draw_if_possible(reported, found, run.output_dir / PLOT)
     return found
 

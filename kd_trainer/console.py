@@ -11,12 +11,13 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HOME
 
-from .errors import InputError
+from .errors import HubError, InputError
 
 
 def run_console(main, make_parser=None):
     """
-    Runs a script's `main` for a person at a terminal: a mistake of theirs is one line and exit code 2.
+    Runs a script's `main` for a person at a terminal: a mistake of theirs is one line and exit code 2, a hub that fails
+    one line and exit code 3.
 
     The process group of a distributed run is taken down at the end: gloo's threads may otherwise abort the interpreter.
 
@@ -33,6 +34,9 @@ def run_console(main, make_parser=None):
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except HubError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(3)
     except KeyboardInterrupt:
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -32,6 +32,7 @@ from .workflow import (
     finish_report,
     fit_alone,
     predict,
+    push_run,
     saved_model,
     score_model,
     train_model,
@@ -320,7 +321,7 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
 
 
 def fit_distilled(run, student, tokenizer, teacher, data, max_length):
-    """Trains the student with the teacher; returns the trainer and the seconds it took."""
+    """Trains the student with the teacher; returns the seconds it took."""
     check_model(run, student, tokenizer, max_length)
     splits = teacher_columns(run, teacher, tokenizer, data, max_length)
     online = teacher.args.teacher_mode == "online"
@@ -338,7 +339,7 @@ def fit_distilled(run, student, tokenizer, teacher, data, max_length):
         data_collator=DistillationCollator(tokenizer, teacher.tokenizer),
         compute_metrics=compute_metrics,
     )
-    return trainer, train_model(run, trainer, data)
+    return train_model(run, trainer, data)
 
 
 def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
@@ -352,21 +353,20 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
         taught (`bool`): Whether the teacher teaches it.
 
     Returns:
-        `tuple`: The row, the logits by split, the trainer (None where there was nothing to train), the
-        student, its tokenizer.
+        `tuple`: The row, the logits by split, the student, its tokenizer.
     """
     student, tokenizer = new_student(run, student_args, data, teacher, taught)
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
-    trainer, seconds = None, None
+    seconds = None
     if run.args.do_train:
         if taught:
-            trainer, seconds = fit_distilled(run, student, tokenizer, teacher, data, max_length)
+            seconds = fit_distilled(run, student, tokenizer, teacher, data, max_length)
         else:
-            trainer, seconds = fit_alone(run, student, tokenizer, data, max_length)
+            seconds = fit_alone(run, student, tokenizer, data, max_length)
         student = saved_model(run, student_args)
     student.to(run.args.device)
     row, logits = score_model(run, student, tokenizer, data, max_length, teacher_logits, seconds)
-    return row, logits, trainer, student, tokenizer
+    return row, logits, student, tokenizer
 
 
 def distil(run, alone, teacher, student_args, data):
@@ -390,12 +390,13 @@ def distil(run, alone, teacher, student_args, data):
         rows["student"], logits["student"], *_ = fit_and_score(
             alone, student_args, data, teacher, teacher_logits, taught=False
         )
-    rows["distilled"], logits["distilled"], trainer, student, tokenizer = fit_and_score(
+    rows["distilled"], logits["distilled"], student, tokenizer = fit_and_score(
         run, student_args, data, teacher, teacher_logits, taught=True
     )
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
     cascade = None
     if run.args.process_index == 0:
-        cascade = cascade_of_run(run, rows, data, logits, teacher, student, trainer, max_length)
-    finish_report(run, rows, data, logits, trainer, cascade)
+        cascade = cascade_of_run(run, rows, data, logits, teacher, student, max_length)
+    finish_report(run, rows, data, logits, cascade)
     predict(run, student, tokenizer, max_length)
+    push_run(run)

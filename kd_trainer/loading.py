@@ -1,18 +1,25 @@
 """Load a classifier from a checkpoint whose weights are all there."""
 
+import functools
 import logging
+import os
 import re
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from .errors import InputError
 from .modeling_bag import BagConfig  # these three register themselves with the auto classes
 from .modeling_bilstm import BiLSTMConfig
 from .modeling_cnn import CNNConfig
+from .network import why_unreachable
 
 logger = logging.getLogger(__name__)
+
+# Of a repository with pickled weights alone, transformers asks a Space to convert them; it is refused here.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
 
 # What a checkpoint may lack when it is fine-tuned: the head, and the pooler that masked-language models leave out.
 POOLER = re.compile(r"(^|\.)pooler\.")
@@ -46,6 +53,11 @@ def check_folder(name, what):
     if not (path / "config.json").is_file():
         raise InputError(f"{what} {name}: no config.json in it: give the folder of a saved model")
     if not any(path.glob("model*.safetensors")):
+        if pickled := sorted(path.glob("*.bin")):
+            raise InputError(
+                f"{what} {name}: its weights are pickled ({pickled[0].name}), which may run code and are never read: "
+                "save it as safetensors"
+            )
         raise InputError(
             f"{what} {name}: no weights (model*.safetensors) in it: give a folder that a finished run has saved"
         )
@@ -61,11 +73,32 @@ def hub_arguments(args):
     return {"cache_dir": args.cache_dir, "revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
 
 
+@functools.cache
+def hub_is_missed():
+    """Why the hub cannot be reached, which is said once; None where it can, or is not to be asked."""
+    reason = None if constants.is_offline_mode() else why_unreachable()
+    if reason is not None:
+        logger.warning(f"the hub, {constants.ENDPOINT}, cannot be reached ({reason}): only what was downloaded before")
+    return reason
+
+
 def load_or_explain(load, what, name, **kwargs):
     """`load(name, **kwargs)`, its failure said in one line."""
+    missed = None if Path(name).exists() else hub_is_missed()
+    if missed is not None:
+        kwargs["local_files_only"] = True  # else the hub's client tries for half a minute, at every file
     try:
         return load(name, **kwargs)
     except Exception as error:  # whatever a damaged file or a configuration of wrong values makes them raise
+        if missed is not None and isinstance(error, OSError):
+            raise InputError(
+                f"{what} {name}: no such folder, not downloaded before, and the hub, {constants.ENDPOINT}, cannot be "
+                f"reached ({missed}): check the name, the network"
+            ) from error
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise InputError(
+                f"{what} {name} brings code of its own, which is not run: read it, then give --trust_remote_code"
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{what} {name} cannot be loaded ({reason}): check the name, the folder, the network"

@@ -36,7 +36,7 @@ FREE_SETTINGS = {
     "report_to", "predict_file", "predict_text", "predict_text_pair", "predict_output", "cascade_teacher", "do_eval",
     "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
-    "use_cpu", "tune_trials",
+    "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push", "use_cpu", "tune_trials",
 }  # fmt: skip
 
 
@@ -108,6 +108,18 @@ def last_checkpoint(folder):
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
+def check_checkpoint(folder):
+    """
+    Refuses a checkpoint whose weights are pickled. Of the pickles that the Trainer writes into one (optimizer.pt,
+    scheduler.pt, rng_state.pth) it reads numbers alone, with `torch.load(weights_only=True)`.
+
+    Raises:
+        `InputError`
+    """
+    if (Path(folder) / "pytorch_model.bin").exists() and not any(Path(folder).glob("model*.safetensors")):
+        raise InputError(f"{folder}: its weights are pickled (pytorch_model.bin), which are not read: remove it")
+
+
 def find_checkpoint(folder, settings, args, overwrite):
     """
     Looks into an output folder, without touching it: may this run use it, and did a killed run of the same settings
@@ -135,6 +147,7 @@ def find_checkpoint(folder, settings, args, overwrite):
             raise InputError(
                 f"--resume_from_checkpoint {wanted}: no checkpoint of a run in {folder}: give one of its own"
             )
+        check_checkpoint(wanted)
     if overwrite or not folder.exists():
         return wanted
     if (folder / REPORT).exists():
@@ -150,6 +163,8 @@ def find_checkpoint(folder, settings, args, overwrite):
     if differing:
         what = "a search" if searched else "an unfinished run"
         raise InputError(f"--output_dir {folder} holds {what} of other settings ({differing}): {cure}")
+    if wanted is None and last is not None:
+        check_checkpoint(last)
     return wanted or last
 
 
@@ -181,12 +196,18 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             # Its old weights too: a kill would leave them beside the new settings.
             for old in (folder / REPORT, *folder.glob("model*.safetensors")):
                 old.unlink(missing_ok=True)
+            if (folder / RECIPE).exists():  # else nobody knows who wrote them
+                (folder / "README.md").unlink(missing_ok=True)
+                for old in ("onnx", "plots"):
+                    shutil.rmtree(folder / old, ignore_errors=True)
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)
         for old in folder.glob("checkpoint-*"):
             if checkpoint is None or not (old / CHECKPOINT_STATE).exists():
                 shutil.rmtree(old)
+        for old in folder.glob("_push-*"):  # a kill in the middle of an upload
+            shutil.rmtree(old)
         digest.write_text(data_digest)
         partial = folder / f"{RECIPE}.partial"
         partial.write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from .errors import InputError
 from .precision import cpu_has_bf16
@@ -62,6 +63,10 @@ class ScriptParser(HfArgumentParser):
             **kwargs,
         )
         self.add_argument("recipe", nargs="?", help="YAML file of flags without their dashes; flags given here win.")
+        for action in self._actions:
+            if action.type is string_to_bool and action.nargs is None:
+                # One of no default, as --hub_private_repo, would need a word behind it.
+                action.nargs, action.const = "?", True
         self.script_defaults = {**SCRIPT_DEFAULTS, **(defaults or {})}
         self.set_defaults(**self.script_defaults)
 

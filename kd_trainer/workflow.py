@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
 from .output_folder import (
+    RECIPE,
     REPORT,
     TrainingClock,
     check_sources,
     check_writable,
     claim_output_dir,
+    differing_settings,
     find_checkpoint,
     plain,
 )
@@ -48,6 +51,7 @@ from .report import (
 )
 from .robustness import check_attackable, measure_robustness
 from .trainer import AdversarialTrainer
+from .upload import CHECKPOINT_STRATEGIES, prepare_repo, push_command, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +114,15 @@ def set_logging(args):
 
 def start_run(settings, args, data_args, run_args):
     """
-    Checks the flags and the output folder, sets logging and seed.
+    Checks the flags, the output folder and whether a push can work, sets logging and seed.
 
     Returns:
-        [`Run`].
+        [`Run`] or None: None when the folder holds this very run, finished, which had only to be pushed.
 
     Raises:
-        `InputError`: For flags that do not go together, or an output folder that holds another run.
+        `InputError`: For flags that do not go together, an output folder that holds another run, or a hub that does not
+            take a push.
+        `HubError`: When the hub cannot be reached or fails.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.world_size == 1:
         raise InputError("several processes were launched and each sees only itself: without a GPU add --use_cpu")
@@ -125,20 +131,70 @@ def start_run(settings, args, data_args, run_args):
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # else torch warns that there is no accelerator to pin for
     if args.hub_token is not None:
-        # Where the hub's client looks; the Trainer would write it into training_args.bin, which is pushed.
+        # Where the hub's client looks; the Trainer would write it into training_args.bin.
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     run = Run(settings, args, data_args, run_args)
     if run_args.predict_file is not None:
         check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
     if run_args.predict_file is not None and args.process_index == 0:
         check_writable(prediction_path(run).parent, "the folder of --predict_output")
-    if run.wanted_splits:
+    # A search and an ablation push nothing themselves.
+    pushes = args.push_to_hub and not (settings.get("tune") or settings.get("ablation"))
+    finished = pushes and is_finished(run)
+    if run.wanted_splits and not finished:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
+    if pushes and args.process_index == 0:
+        args.hub_model_id = prepare_repo(hub_name(run), args.hub_private_repo, args.hub_revision)
+    if finished:
+        logger.info(f"the run in {run.output_dir} is finished: it is pushed as it is")
+        push_run(run)
+        return None
     if args.world_size > 1:
         # A launcher that starts a world of 1 by mistake would otherwise go unnoticed.
         logger.info(f"world size {args.world_size}")
     set_seed(args.seed)
     return run
+
+
+def hub_name(run):
+    """Where the run is pushed to: as in the Trainer, the output folder's name unless it is named."""
+    return run.args.hub_model_id or run.output_dir.absolute().name
+
+
+def is_finished(run):
+    """
+    Whether the output folder holds this very run, finished, and need only be pushed.
+
+    Raises:
+        `InputError`: When it holds another one, finished.
+    """
+    folder = run.output_dir
+    if run.run_args.overwrite_output_dir or not ((folder / REPORT).exists() and (folder / RECIPE).exists()):
+        return False
+    differing = differing_settings(folder, run.settings)
+    split = json.loads((folder / REPORT).read_text(encoding="utf-8"))["split"]
+    if split != run.scored_split:
+        differing = ", ".join(filter(None, [differing, f"its report is about the {split} split"]))
+    if differing:
+        command = push_command(folder, hub_name(run), run.args.hub_private_repo, run.args.hub_revision)
+        raise InputError(
+            f"--output_dir {folder} holds a finished run of other settings ({differing}): choose another --output_dir, "
+            f"or push what is there with: {command}"
+        )
+    return True
+
+
+def push_run(run):
+    """
+    Pushes the finished run where `--push_to_hub` asks for it.
+
+    Raises:
+        `HubError`: When it did not work; the run is not lost.
+    """
+    args = run.args
+    if args.push_to_hub and args.process_index == 0:
+        keeps_checkpoints = run.settings.get("hub_strategy") in CHECKPOINT_STRATEGIES
+        push_folder(run.output_dir, hub_name(run), args.hub_private_repo, args.hub_revision, keeps_checkpoints)
 
 
 def get_data(run, model_args, unlabelled_allowed=False, answer_column=None):
@@ -210,7 +266,12 @@ def train_model(run, trainer, data):
     vars(trainer.accelerator.unwrap_model(trainer.model).config).pop("cascade", None)
     clock = TrainingClock(run.checkpoint)
     trainer.add_callback(clock)
-    result = trainer.train(resume_from_checkpoint=run.checkpoint)
+    try:
+        result = trainer.train(resume_from_checkpoint=run.checkpoint)
+    except pickle.UnpicklingError as error:  # the Trainer reads numbers alone (weights_only) and refuses the rest
+        raise InputError(
+            f"{run.checkpoint} holds pickled objects that are not numbers, and is not read: remove it"
+        ) from error
     # Internal: an ordinary call would also push, before there is a report to push.
     trainer.save_model(_internal_call=True)
     trainer.save_state()
@@ -249,7 +310,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
         max_length (`int`): In tokens.
 
     Returns:
-        `tuple[Trainer, float]`: And the seconds of training.
+        `float`: Seconds of training.
     """
     check_model(run, model, tokenizer, max_length)
     train = data.splits["train"]
@@ -265,7 +326,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
         data_collator=DistillationCollator(tokenizer),
         compute_metrics=compute_metrics,
     )
-    return trainer, train_model(run, trainer, data)
+    return train_model(run, trainer, data)
 
 
 def saved_model(run, model_args):
@@ -286,15 +347,16 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     """
     check_pairs(model, tokenizer, run.reads_pairs)
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, model.config)
-    trainer, seconds = None, None
+    seconds = None
     if run.args.do_train:
-        trainer, seconds = fit_alone(run, model, tokenizer, data, max_length)
+        seconds = fit_alone(run, model, tokenizer, data, max_length)
         model = saved_model(run, model_args)
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        finish_report(run, {role: row}, data, {role: logits}, trainer)
+        finish_report(run, {role: row}, data, {role: logits})
     predict(run, model, tokenizer, max_length)
+    push_run(run)
 
 
 def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, train_seconds=None):
@@ -327,9 +389,9 @@ def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, tr
     return row, logits
 
 
-def finish_report(run, rows, data, logits, trainer=None, cascade=None):
+def finish_report(run, rows, data, logits, cascade=None):
     """
-    Writes `report.json`, whose presence means that the run is finished, shows the table, pushes where that is asked.
+    Writes `report.json`, whose presence means that the run is finished, shows the table.
 
     Args:
         run ([`Run`]): What was done.
@@ -337,7 +399,6 @@ def finish_report(run, rows, data, logits, trainer=None, cascade=None):
         data ([`TextData`]): What it was done on.
         logits (`dict[str, dict[str, np.ndarray]]`): Every row's by split, `(num_rows, num_labels)`; the per-class
             report is about the last.
-        trainer (`Trainer`, *optional*): That trained it, to push.
         cascade (`dict`, *optional*): See [`choose_cascade`].
     """
     split = run.scored_split
@@ -370,8 +431,6 @@ def finish_report(run, rows, data, logits, trainer=None, cascade=None):
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
         logger.info(f"report written to {run.output_dir / REPORT}")
-    if trainer is not None and run.args.push_to_hub:
-        trainer.push_to_hub()
 
 
 def prediction_path(run):

@@ -19,9 +19,13 @@ ROUTES = [
     ("POST", r"/api/repos/create", "create_repo"),
     ("GET", REPO, "model_info"),
     ("GET", REPO + r"/revision/(?P<revision>[^/]+)", "model_info"),
+    ("GET", REPO + r"/auth-check/write", "auth_check"),
+    ("POST", REPO + r"/branch/(?P<branch>[^/]+)", "create_branch"),
     ("GET", REPO + r"/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", "tree"),
     ("POST", REPO + r"/preupload/(?P<revision>[^/]+)", "preupload"),
     ("POST", REPO + r"/commit/(?P<revision>[^/]+)", "commit"),
+    ("POST", r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_put"),
     ("GET", r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
 ]
 GIT_ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
@@ -35,19 +39,20 @@ class Commit:
 
 
 class Repo:
-    """The commits of one branch, `main`."""
+    """The commits of every branch."""
 
     def __init__(self, private: bool):
         self.private = private
         # The Hub, too, starts a repository with a commit of its own.
-        self.commits = [Commit(secrets.token_hex(20), "initial commit", {".gitattributes": GIT_ATTRIBUTES})]
+        self.branches = {"main": [Commit(secrets.token_hex(20), "initial commit", {".gitattributes": GIT_ATTRIBUTES})]}
 
     def at(self, revision: str) -> Commit:
-        if revision == "main":
-            return self.commits[-1]
-        for commit in self.commits:
-            if commit.oid == revision:
-                return commit
+        if revision in self.branches:
+            return self.branches[revision][-1]
+        for commits in self.branches.values():
+            for commit in commits:
+                if commit.oid == revision:
+                    return commit
         raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
 
@@ -71,13 +76,15 @@ def _card_value(files: dict[str, bytes], key: str) -> str | None:
     return found and found[1]
 
 
-def _changed(files: dict[str, bytes], operations: list[dict]) -> dict[str, bytes]:
+def _changed(files: dict[str, bytes], operations: list[dict], lfs: dict[str, bytes]) -> dict[str, bytes]:
     """Apply the operations of a commit to a copy of the files."""
     files = dict(files)
     for operation in operations:
         kind, value = operation["key"], operation["value"]
         if kind == "file":
             files[value["path"]] = base64.b64decode(value["content"])
+        elif kind == "lfsFile":
+            files[value["path"]] = lfs[value["oid"]]
         elif kind == "deletedFile":
             files.pop(value["path"], None)
         elif kind == "deletedFolder":
@@ -90,6 +97,7 @@ def _changed(files: dict[str, bytes], operations: list[dict]) -> dict[str, bytes
 
 class _Handler(BaseHTTPRequestHandler):
     hub: "HubServer"
+    route: str | None = None
 
     def answer(self):
         # The body has to be read before anything is answered: the client would see a broken connection otherwise.
@@ -100,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
         except HubError as error:
             status, content, headers = error.status, error.content, error.headers
         self.hub.requests.append(f"{self.command} {self.path} {status}")
+        if self.hub.loses is not None and self.route == self.hub.loses:
+            return
         if not isinstance(content, bytes):
             content, headers = json.dumps(content).encode(), {"Content-Type": "application/json", **headers}
         self.send_response(status)
@@ -109,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_HEAD = do_POST = answer
+    do_GET = do_HEAD = do_POST = do_PUT = answer
 
     def log_message(self, *args):
         """Keep the output of the tests quiet: `HubServer.requests` has the log."""
@@ -119,15 +129,22 @@ class _Handler(BaseHTTPRequestHandler):
         for route_method, pattern, name in ROUTES:
             found = re.fullmatch(pattern, urlsplit(self.path).path)
             if found and method == route_method:
+                # Not of a PUT: the address of an upload is signed instead.
                 if method == "POST" and name != "validate_yaml":
                     self.require_token()
+                self.route = name
+                if name in self.hub.broken:
+                    raise HubError(self.hub.broken[name], "Broken", f"{name} is broken")
                 arguments = {key: unquote(value) for key, value in found.groupdict().items() if value is not None}
                 answer = getattr(self, name)(**arguments)
                 return answer if isinstance(answer, tuple) else (answer, {})
         raise HubError(404, "NotFound", f"The stand-in does not answer {self.command} {self.path}")
 
     def require_token(self):
-        if "Authorization" not in self.headers:
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if given and self.hub.tokens is not None and given not in self.hub.tokens:
+            raise HubError(401, "InvalidToken", "Invalid credentials in Authorization header")
+        if not given:
             # The Hub says the same about a private and about a missing repository, so as not to tell which it is.
             raise HubError(401, "RepoNotFound", "Invalid username or password.")
 
@@ -153,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo_id = f"{request.get('organization') or self.hub.user}/{request['name']}"
         if request.get("type") not in (None, "model"):
             raise HubError(400, "BadRequest", "The stand-in has model repositories only")
+        if not repo_id.startswith(f"{self.hub.user}/"):
+            raise HubError(403, "Forbidden", f"You don't have the rights to create a model as {repo_id}")
         if repo_id in self.hub.repos:
             raise HubError(409, "Conflict", "You already created this model repo", url=f"{self.hub.url}/{repo_id}")
         private = request.get("private") is True or request.get("visibility") == "private"
@@ -187,22 +206,64 @@ class _Handler(BaseHTTPRequestHandler):
         entries.pop(".", None)
         return [entry for name, entry in sorted(entries.items()) if recursive or "/" not in name.removeprefix(prefix)]
 
+    def auth_check(self, repo_id: str):
+        self.repo(repo_id)
+        self.require_token()
+        if not repo_id.startswith(f"{self.hub.user}/"):
+            raise HubError(403, "Forbidden", f"You cannot write to {repo_id}")
+        return {}
+
+    def create_branch(self, repo_id: str, branch: str):
+        branches = self.repo(repo_id).branches
+        if branch in branches:
+            raise HubError(409, "Conflict", "This reference already exists")
+        branches[branch] = [branches["main"][-1]]
+        return {}
+
+    def lfs_batch(self, repo_id: str):
+        self.repo(repo_id)
+        objects = [{"oid": item["oid"], "size": item["size"]} for item in json.loads(self.body)["objects"]]
+        for item in objects:
+            if item["oid"] not in self.hub.lfs:
+                item["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
+        return {"transfer": "basic", "objects": objects}
+
+    def lfs_put(self, oid: str):
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise HubError(400, "BadRequest", "The content is not what was announced")
+        self.hub.lfs[oid] = self.body
+        return {}
+
     def preupload(self, repo_id: str, revision: str):
         files = self.repo(repo_id).at(revision).files
         paths = [file["path"] for file in json.loads(self.body)["files"]]
-        known = {path: _blob_id(files[path]) for path in paths if path in files}
-        # The Hub takes large files by LFS or xet; here they all come with the commit.
-        answer = {"uploadMode": "regular", "shouldIgnore": False}
-        return {"files": [{"path": path, "oid": known.get(path), **answer} for path in paths]}
+        # Without `takes_lfs` all files come with the commit.
+        large = {path for path in paths if self.hub.takes_lfs and path.endswith(".safetensors")}
+        known = {
+            path: hashlib.sha256(files[path]).hexdigest() if path in large else _blob_id(files[path])
+            for path in paths
+            if path in files
+        }
+        return {
+            "files": [
+                {
+                    "path": path,
+                    "oid": known.get(path),
+                    "uploadMode": "lfs" if path in large else "regular",
+                    "shouldIgnore": False,
+                }
+                for path in paths
+            ]
+        }
 
     def commit(self, repo_id: str, revision: str):
         repo = self.repo(repo_id)
-        if revision != "main":
+        if revision not in repo.branches:
             raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         header, *operations = [json.loads(line) for line in self.body.splitlines()]
-        files = _changed(repo.at(revision).files, operations)
+        files = _changed(repo.at(revision).files, operations, self.hub.lfs)
         commit = Commit(secrets.token_hex(20), header["value"]["summary"], files)
-        repo.commits.append(commit)
+        repo.branches[revision].append(commit)
         url = f"{self.hub.url}/{repo_id}/commit/{commit.oid}"
         return {"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": ""}
 
@@ -217,10 +278,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class HubServer:
-    """Serves model repositories on a free local port for as long as the `with` block lasts."""
+    """
+    Serves model repositories on a free local port for as long as the `with` block lasts.
+
+    To be set while it runs: `broken`, the status with which a request fails, by the name that `ROUTES` has for it;
+    `tokens`, those that are taken (None: all); `takes_lfs`, whether weights are uploaded apart from their commit;
+    `loses`, the name of a request that is done and whose answer is lost.
+    """
 
     def __init__(self, user: str = "user"):
         self.user = user
+        self.broken: dict[str, int] = {}
+        self.tokens: set[str] | None = None
+        self.takes_lfs = False
+        self.loses: str | None = None
+        self.lfs: dict[str, bytes] = {}
         self.repos: dict[str, Repo] = {}
         self.requests: list[str] = []  # "METHOD path status", for when a test fails
         self.lock = threading.Lock()
@@ -258,10 +330,10 @@ class HubServer:
             "no_proxy": "127.0.0.1",
         }
 
-    def files(self, repo_id: str) -> dict[str, bytes]:
-        """The files of the latest commit on `main`."""
-        return dict(self.repos[repo_id].at("main").files)
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """The files of a branch's latest commit."""
+        return dict(self.repos[repo_id].at(revision).files)
 
-    def commits(self, repo_id: str) -> list[str]:
-        """The messages of the commits on `main`, oldest first."""
-        return [commit.message for commit in self.repos[repo_id].commits]
+    def commits(self, repo_id: str, revision: str = "main") -> list[Commit]:
+        """The commits of a branch, oldest first."""
+        return list(self.repos[repo_id].branches[revision])

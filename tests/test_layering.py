@@ -8,14 +8,28 @@ import pytest
 import kd_trainer
 
 LAYERS = [
-    {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
-    | {"deferral", "text_limits", "text_stream"}
-    | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers", "pairs"}
-    | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
-    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
-    {"base_trainer", "trainer"},
-    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"}
-    | {"cascade"},
+    set(
+        """
+        adversarial answers arguments console deferral embeddings errors files inference logit_file losses metrics
+        modeling_bag modeling_bilstm modeling_cnn modeling_student network pairs precision recipes significance sparse
+        text_limits text_noise text_stream tokenization
+        """.split()
+    ),
+    set(
+        """
+        batches building data linear loading output_folder robustness teacher transfer upload
+        """.split()
+    ),
+    set(
+        """
+        base_trainer hub_trainer trainer
+        """.split()
+    ),
+    set(
+        """
+        ablation cascade compare comparison distill ensemble hub report trials tuning workflow
+        """.split()
+    ),
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent

@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 from conftest import LABEL_NAMES, make_rows, refused
-from hub_server import HubServer
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -439,44 +438,6 @@ def test_killed_run_continues_to_the_weights_of_one_that_was_not_killed(distil_f
     assert not (folder / "checkpoint-9999").exists()
     expected, got = (load_file(path / "model.safetensors") for path in (tmp_path / "whole", folder))
     assert all(torch.equal(got[name], weight) for name, weight in expected.items())
-
-
-LOAD = """
-import sys
-sys.modules["kd_trainer"] = None  # as on a machine that has transformers alone
-import torch
-torch.set_num_threads(1)
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-model = AutoModelForSequenceClassification.from_pretrained("user/student", trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained("user/student", trust_remote_code=True)
-print(model(**tokenizer(["球队胜"], return_tensors="pt")).logits[0].tolist())
-print(pipeline("text-classification", model="user/student", trust_remote_code=True)(["", "球队胜"])[1]["label"])
-"""
-
-
-def test_pushed_student_loads_where_the_package_is_not_installed(distil_flags, tmp_path):
-    with HubServer() as hub:
-        push = ["--push_to_hub", "--hub_model_id=user/student"]
-        online = {**hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        done = launch([sys.executable, "run_distill.py", *distil_flags, *push], env=online)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert json.loads(hub.files("user/student")["report.json"])["distilled"]["accuracy"] is not None
-        assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_bilstm.py"} <= set(
-            hub.files("user/student")
-        )
-        reader = {**hub.environment(tmp_path / "other"), "HF_HUB_OFFLINE": "0"}
-        loaded = launch([sys.executable, "-c", LOAD], env=reader, stdin=subprocess.DEVNULL)
-        assert loaded.returncode == 0, loaded.stderr[-3000:]
-    again = launch([sys.executable, "-c", LOAD], env={**reader, "HF_HUB_OFFLINE": "1"}, stdin=subprocess.DEVNULL)
-    assert again.stdout == loaded.stdout  # the server has stopped: from the cache
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "distilled").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "distilled")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # another number of threads rounds sums otherwise
-    logits = model(**tokenizer(["球队胜"], return_tensors="pt")).logits[0]
-    torch.set_num_threads(threads)
-    assert json.loads(loaded.stdout.splitlines()[0]) == logits.tolist()
-    shutil.rmtree(tmp_path / "other")
 
 
 def test_two_teachers_a_column_and_a_transfer_set_in_one_run(distil_flags, data, teacher, tmp_path, monkeypatch):

@@ -1,0 +1,88 @@
+"""
+Pushes a finished run to the hub: weights, tokenizer, code, card and report, in one commit.
+
+    python -m kd_trainer.hub outputs/student --hub_model_id you/student
+    python -m kd_trainer.hub outputs/student --hub_model_id you/student --hub_private_repo --hub_revision v2
+
+The scripts' --push_to_hub does the same at the end of a run. What stood on the hub for earlier weights (their ONNX
+files, their card) is taken off in the same commit; its history keeps it. Exit code 3 says that the hub failed: give the
+command again.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import yaml
+
+from .console import run_console
+from .errors import InputError
+from .output_folder import RECIPE, is_locked
+from .upload import CHECKPOINT_STRATEGIES, check_pushable, prepare_repo, push_folder
+
+
+def make_parser():
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_trainer.hub",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("output_dir", help="Folder of a finished run, or of any saved classifier.")
+    parser.add_argument("--hub_model_id", help="Repository, you/student. Default: the run's, or the folder's name.")
+    parser.add_argument(
+        "--hub_private_repo", action="store_true", default=None, help="Make the repository private when it is made."
+    )
+    parser.add_argument("--hub_revision", help="Branch, made when it is not there. Default: the run's, or main.")
+    parser.add_argument("--hub_token", help="Default: HF_TOKEN, or that of 'hf auth login'.")
+
+    def refuse(message):
+        raise InputError(f"{message} (--help lists the flags)")
+
+    parser.error = refuse
+    return parser
+
+
+def read_settings(folder):
+    """What the run in `folder` was given, `dict[str, Any]`; empty where no run of the scripts is in it."""
+    if not (folder / RECIPE).exists():
+        return {}
+    try:
+        return dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        raise InputError(f"{folder / RECIPE} is damaged: remove it, or push another folder") from None
+
+
+def main(argv):
+    """Pushes as the command line `argv` (`list[str]`) says."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    args = make_parser().parse_args(argv)
+    folder = Path(args.output_dir)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: give a run's --output_dir")
+    check_pushable(folder)
+    if is_locked(folder):
+        raise InputError(f"{folder}: a run writes into it: wait for it")
+    settings = read_settings(folder)
+
+    def wanted(name):
+        given = vars(args)[name]
+        return settings.get(name) if given is None else given
+
+    private, revision = wanted("hub_private_repo"), wanted("hub_revision")
+    name = wanted("hub_model_id") or folder.absolute().name
+    repo_id = prepare_repo(name, private, revision, args.hub_token)
+    keeps_checkpoints = settings.get("hub_strategy") in CHECKPOINT_STRATEGIES
+    print(push_folder(folder, repo_id, private, revision, keeps_checkpoints, args.hub_token), flush=True)
+
+
+def console():
+    """Entry point of `kd-push`."""
+    run_console(main, make_parser)
+
+
+if __name__ == "__main__":
+    console()
