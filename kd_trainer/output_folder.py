@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from transformers import TrainerCallback
 
+from .card_file import CARD, is_unchanged
 from .errors import InputError
 
 try:
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
+PLOTS = "plots"
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 # A leading _ keeps them off the hub.
 DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
@@ -35,7 +37,7 @@ FREE_SETTINGS = {
     "output_dir", "disable_tqdm", "log_level", "logging_steps",
     "report_to", "predict_file", "predict_text", "predict_text_pair", "predict_output", "do_eval", "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
-    "use_cpu", "tune_trials",
+    "use_cpu", "tune_trials", "compare_linear", "card_examples",
 }  # fmt: skip
 
 
@@ -178,8 +180,10 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             )
         if checkpoint is None:
             # Its old weights too: a kill would leave them beside the new settings.
-            for old in (folder / REPORT, *folder.glob("model*.safetensors")):
+            for old in (folder / REPORT, *folder.glob("model*.safetensors"), *(folder / PLOTS).glob("*.png")):
                 old.unlink(missing_ok=True)
+            if is_unchanged(folder / CARD):
+                (folder / CARD).unlink()
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)

@@ -10,10 +10,13 @@ import kd_trainer
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
     | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers", "pairs"}
+    | {"calibration", "analysis", "card_file", "fonts"}
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
-    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
+    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"}
+    | {"sources"},
     {"base_trainer", "trainer"},
-    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"},
+    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"}
+    | {"baseline", "plots", "sweep", "card", "card_sections"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent
