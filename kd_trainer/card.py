@@ -25,6 +25,7 @@ from .errors import InputError
 from .output_folder import REPORT, SCORED, VALIDATION
 from .plots import draw_plots
 from .report import read_scored, table_rows, write_json
+from .sources import file_name
 
 logger = logging.getLogger("kd_trainer.card")  # its name with python -m, too
 
@@ -55,7 +56,7 @@ def card_data(folder, report):
                 task_type="text-classification",
                 task_name="Text classification",
                 dataset_type=dataset or "unknown",
-                dataset_name=dataset or Path(file.replace("\\", "/")).name,
+                dataset_name=dataset or file_name(file),
                 dataset_config=settings.get("dataset_config_name") if dataset else None,
                 dataset_split=report["split"],
                 metric_type=metric,
@@ -117,8 +118,8 @@ def rewrite(folder, overwrite=False, examples=None):
             raise KeyError("teacher, student or distilled")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): give the folder of "
-            "the run itself, not a copy from the hub"
+            f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): give the folder "
+            "of the run itself, not a copy from the hub"
         ) from None
     write_json(folder / REPORT, report)
     write_card(folder, report, labels, logits, overwrite)

@@ -1,7 +1,5 @@
 """What a model card says, section by section, in Markdown."""
 
-from pathlib import Path
-
 import yaml
 
 from .analysis import subject_of
@@ -10,7 +8,7 @@ from .card_file import escape
 from .fonts import are_ids, axis_names
 from .output_folder import PLOTS
 from .report import align, format_robustness, format_table, table_rows
-from .sources import public_settings, read_json
+from .sources import file_name, public_settings, read_json
 
 MOST_LABELS = 30  # in a table
 ROLES = {
@@ -39,7 +37,7 @@ def points(difference):
 
 def picture(folder, name):
     """A plot's Markdown, where it was drawn."""
-    return f"![{PICTURES[name]}]({PLOTS}/{name}.png)\n" if (folder / PLOTS / f"{name}.png").exists() else ""
+    return f"![{PICTURES[name]}]({PLOTS}/{name}.png)" if (folder / PLOTS / f"{name}.png").exists() else ""
 
 
 def describe(folder, report):
@@ -50,8 +48,8 @@ def describe(folder, report):
         report.get("sources", {}),
     )
     row = report[subject]
-    architecture = escape((config.get("architectures") or [config.get("model_type", "classifier")])[0])
-    text = f"`{architecture}`, {row['parameters']:,} parameters, {row['size_mb']:.1f} MB. "
+    architecture = (config.get("architectures") or [config.get("model_type", "classifier")])[0]
+    text = f"{escape(architecture)}, {row['parameters']:,} parameters, {row['size_mb']:.1f} MB. "
     if subject == "distilled":
         text += f"It was taught by {teacher_words(report)} (knowledge distillation), on {data_words(report)}. "
     else:
@@ -73,7 +71,7 @@ def teacher_words(report):
     settings, found = report["settings"], []
     for teacher in report.get("sources", {}).get("teachers", []):
         words = (
-            hub_link(teacher["name"]) if teacher["name"] else f"a `{escape(teacher['architecture'] or 'transformer')}`"
+            hub_link(teacher["name"]) if teacher["name"] else f"a {escape(teacher['architecture'] or 'transformer')}"
         )
         if teacher["fine_tuned_from"]:
             words += f" fine-tuned from {hub_link(teacher['fine_tuned_from'])}"
@@ -94,7 +92,7 @@ def data_words(report):
     if name:
         where = f" of [{escape(name)}](https://huggingface.co/datasets/{name})"
     elif report["settings"].get("train_file"):
-        where = f" of `{escape(Path(report['settings']['train_file'].replace(chr(92), '/')).name)}`"
+        where = f" of {escape(file_name(report['settings']['train_file']))}"
     return f"{rows['train']:,} rows{where}" if "train" in rows else f"rows{where or ' of its own'}"
 
 
@@ -124,7 +122,9 @@ def results(folder, report):
             f"- It keeps **{percent(kept['share'])} of its teacher's accuracy** (95 % interval {percent(kept['low'])} "
             f"to {percent(kept['high'])}, bootstrap over the texts)."
         )
-    for name, found in comparison.get("against", {}).items():
+    against = comparison.get("against", {})
+    for name in sorted(against, key=lambda name: (name == "linear", name != "teacher")):
+        found = against[name]
         p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
         said.append(
             f"- Against `{name}`: {points(found['difference'])} of accuracy, {p} (McNemar's test on the same texts)."
@@ -226,8 +226,8 @@ def disagreements(folder, report):
         right = "unknown" if one["label"] is None else f"**{escape(one['label'])}**"
         lines.append(f"- {text or '(an empty text)'}\n  - {said}; right: {right}")
     return (
-        "## Largest disagreements\n\nThe texts on which it is furthest from its teacher, with the label that each gives "
-        f"and how sure it is of it.\n\n{chr(10).join(lines)}"
+        "## Largest disagreements\n\nThe texts on which it is furthest from its teacher, with the label that each "
+        f"gives and how sure it is of it.\n\n{chr(10).join(lines)}"
     )
 
 
@@ -271,7 +271,7 @@ def training(folder, report):
         said += f" {count:,} texts of the {split} split stand in the training split, too." if count else ""
     dumped = yaml.safe_dump(settings, allow_unicode=True, width=10**6).replace("```", "'''")
     seconds = report[subject_of(table_rows(report))].get("train_seconds")
-    took = "" if seconds is None else f", {seconds:,.0f} seconds on a {report['measured']['device'].partition(':')[0]}"
+    took = "" if seconds is None else f", {seconds:,.0f} seconds on {report['measured']['device'].partition(':')[0]}"
     return (
         f"{said} Precision {report['precision']}, seed {report['seed']}{took}. What was set; the rest is as kd_trainer "
         f"and `transformers.TrainingArguments` have it:\n\n```yaml\n{dumped}```\n\n{picture(folder, 'training')}"
@@ -279,7 +279,7 @@ def training(folder, report):
 
 
 def made_with(folder, report):
-    versions = ", ".join(f"{name} {escape(version)}" for name, version in report["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return f"## Versions\n\n{versions}. `report.json` has the numbers of this page."
 
 
@@ -303,4 +303,4 @@ def card_text(folder, report):
 
 def model_name(folder, report):
     """Of the repository, where it is known, else of the folder."""
-    return (report["settings"].get("hub_model_id") or folder.resolve().name).rpartition("/")[2]
+    return file_name(report["settings"].get("hub_model_id") or folder.resolve().name)

@@ -4,8 +4,6 @@ import functools
 import unicodedata
 from pathlib import Path
 
-import numpy as np
-
 WIDEST = 18  # of a name on an axis; a Chinese character takes two
 USUAL = "DejaVu Sans"  # comes with matplotlib
 # Parts of file names of fonts that are made for reading, the first found is taken; the rest of the machine's after.
@@ -35,10 +33,21 @@ def axis_names(names):
     return short, families
 
 
+def width(name):
+    """Columns that a name takes: two for a Chinese character."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in name)
+
+
 def cut(name):
-    """A name's first characters, where it is too wide."""
-    widths = np.cumsum([2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in name])
-    return name if not name or widths[-1] <= WIDEST else name[: int((widths < WIDEST).sum())] + "…"
+    """A name without its middle, where it is too wide: names that begin alike may end otherwise."""
+    if width(name) <= WIDEST:
+        return name
+    head, tail = name, name
+    while width(head) > WIDEST // 2:
+        head = head[:-1]
+    while width(tail) > WIDEST // 2 - 1:
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def are_ids(names, shown):

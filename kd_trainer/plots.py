@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from .analysis import subject_of
 from .calibration import labelled_rows, reliability_bins
-from .fonts import axis_names
+from .fonts import axis_names, width
 from .output_folder import CHECKPOINT_STATE, PLOTS
 from .report import table_rows
 
@@ -24,7 +24,7 @@ STYLE = {
     "savefig.dpi": 130,
 }
 COLORS = {"teacher": "C0", "student": "C1", "distilled": "C2", "onnx": "C4", "onnx-int8": "C3", "linear": "C7"}
-MARKERS = "osDv^P*X<>h"
+MARKERS = "osDv^phd<>"
 
 
 def draw_plots(folder, report, labels, logits):
@@ -74,7 +74,7 @@ def save(figure, path):
     """Writes a PNG under another name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png")
+    figure.savefig(partial, format="png", bbox_inches="tight", pad_inches=0.08)
     partial.replace(path)
 
 
@@ -115,14 +115,17 @@ def accuracy_latency(report):
     return figure
 
 
-def set_plain_ticks(axis, low, high):
-    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten from `low` to `high`, written as plain numbers."""
+def set_plain_ticks(axis, low, high, ticks=None):
+    """
+    Ticks of a logarithmic axis as plain numbers: `ticks` (`list[float]`), or 1, 2 and 5 times powers of ten, as far as
+    they are from `low` to `high`.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     # Over many powers there is no room for more than these themselves.
     digits = (1, 2, 5) if len(powers) < 5 else (1,)
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    ticks = ticks or [digit * 10.0**power for power in powers for digit in digits]
     axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
@@ -136,6 +139,7 @@ def confusion(report, labels, logits):
         return None
     ticks, families = axis_names(names)
     size = max(3.0, 1.2 + (0.42 if len(names) <= MOST_NUMBERS else 0.2) * len(names))
+    fits = 0.065 * max(map(width, ticks)) < (size - 1.2) / len(names)  # inches of a character, of a column
     figure, (row,) = new_figure((size * len(shown) + 1.2, size + 0.6), 1, len(shown), sharey=True)
     for axes, name in zip(row, shown, strict=True):
         answers, true = labelled_rows(logits[name], labels)
@@ -149,7 +153,7 @@ def confusion(report, labels, logits):
             )  # fmt: skip
         axes.set_title(f"{name}: {100 * np.trace(counts) / counts.sum():.1f} % right", loc="left", fontsize=9)
         small = {"family": families, "fontsize": 8 if len(names) <= MOST_NUMBERS else 5.5}
-        axes.set_xticks(range(len(names)), ticks, rotation=90 if max(map(len, ticks)) > 2 else 0, **small)
+        axes.set_xticks(range(len(names)), ticks, rotation=0 if fits else 90, **small)
         axes.set_yticks(range(len(names)), ticks, **small)
         axes.set_xlabel("its answer")
         axes.spines[:].set_visible(False)
@@ -214,14 +218,17 @@ def training(folder):
             axes.plot(
                 # Broad and pale, the whole of the loss is seen under a part that is all of it.
                 epochs, values, linestyle="--" if dashed else "-", linewidth=3.5 if part == "loss" else 1.3,
-                alpha=0.4 if part == "loss" else 1, marker="o" if len(values) < 30 else None, markersize=3.5,
+                alpha=0.4 if part == "loss" else 1, markersize=3.5,
+                marker=("s" if dashed else "o") if len(values) < 30 else None,
                 color=f"C{parts.index(part)}", label=f"{part}, validation" if dashed else part,
             )  # fmt: skip
         drawn = [value for _, values in found.values() for value in values]
-        if label == "loss" and min(drawn) > 0:
+        if label == "loss" and 0 < 5 * min(drawn) < max(drawn):
             axes.set_yscale("log")
             set_plain_ticks(axes.yaxis, min(drawn) / 1.2, max(drawn) * 1.2)
-        if max(epochs[-1] for epochs, _ in found.values()) >= 2:
+        last = max(epochs[-1] for epochs, _ in found.values())
+        axes.set_xlim(0, 1.03 * last)
+        if last >= 1:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)

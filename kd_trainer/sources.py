@@ -75,6 +75,11 @@ def read_json(path):
     return content if isinstance(content, dict) else {}
 
 
+def file_name(path):
+    """The last part of a path, of whatever system."""
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
 def public_settings(settings, sources):
     """
     Settings as others may see them: without those of this machine and this launch, of a path its last part alone.
@@ -92,6 +97,6 @@ def public_settings(settings, sources):
             return [show(item) for item in value]
         if not isinstance(value, str) or value in whole:
             return value
-        return value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return file_name(value)
 
     return {name: show(value) for name, value in settings.items() if name not in PRIVATE_SETTINGS}
