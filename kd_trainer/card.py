@@ -112,6 +112,7 @@ def rewrite(folder, overwrite=False, examples=None):
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         labels, logits = read_scored(folder)
         validation = read_scored(folder, is_reported=False) if (folder / VALIDATION).exists() else None
+        logits = {name: logits[name] for name in table_rows(report) if name in logits}  # in the order of the table
         report.update(analyse(report["labels"], labels, logits, validation))
         report["disagreements"] = report.get("disagreements", [])[:examples]
         if subject_of(table_rows(report)) is None:
