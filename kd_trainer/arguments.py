@@ -346,9 +346,25 @@ class RunArguments:
             "help": "Also report the accuracy under FGM and PGD on the embeddings and under typing errors in the text."
         },
     )
+    compare_linear: bool = field(
+        default=False,
+        metadata={
+            "help": "Also fit a linear model of TF-IDF n-grams to the training split, in seconds, for the table."
+        },
+    )
+    card_examples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Texts of the split that is reported, those on which student and teacher differ most, that the "
+            "model card and report.json quote. Default: 5; with --push_to_hub 0, as others may read what is pushed."
+        },
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace another run in --output_dir instead of refusing it."}
     )
+
+    def __post_init__(self):
+        check_sizes(self, "card_examples", least=0, most=100)
 
 
 @dataclass
@@ -537,6 +553,8 @@ def check_arguments(settings, args, data_args, run_args):
         raise InputError("--predict_text_pair is empty: give the second text of the pair")
     if run_args.predict_text_pair is not None and run_args.predict_text is None:
         raise InputError("--predict_text_pair is the second text of --predict_text: give that too")
+    if run_args.compare_linear and not args.do_train:
+        raise InputError("--compare_linear is fitted on the training split: give --do_train, or leave it out")
     pairs = data_args.text_pair_column is not None
     if run_args.predict_text is not None and (scored or pairs) and pairs == (run_args.predict_text_pair is None):
         raise InputError("--text_pair_column and --predict_text_pair go together: give both or neither")

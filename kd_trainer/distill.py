@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import logging
-import time
 from pathlib import Path
 
 import datasets
@@ -13,12 +12,13 @@ from accelerate.state import AcceleratorState
 from transformers import set_seed
 
 from .arguments import AdversarialTrainingArguments, DataArguments, DistillationTrainingArguments, TeacherArguments
+from .baseline import add_agreement, linear_baseline
 from .batches import NO_LABEL, TEACHER_PREFIX, DistillationCollator, tokenize
 from .building import get_student
 from .cascade import cascade_of_run
 from .ensemble import ClassifierTeacher, ColumnTeacher, Ensemble, Teacher, check_weights
 from .errors import InputError
-from .linear import fit_linear
+from .linear import fit_linear_to
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
 from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
@@ -200,19 +200,7 @@ def load_teachers(names, teacher_args, student_args, data, max_seq_length):
 
 def fit_linear_teacher(data):
     """The [`ClassifierTeacher`] of `--linear_teacher`, fitted on the labelled rows of the training split."""
-    if "train" not in data.splits:
-        raise InputError("--linear_teacher is fitted on the training split: give --do_train")
-    if data.has_pairs:
-        raise InputError("--linear_teacher counts n-grams, which do not compare the texts of a pair: leave it out")
-    train = data.splits["train"].filter(lambda label: label != NO_LABEL, input_columns="labels")
-    labels = [data.label_names[label] for label in train["labels"][:]]
-    missing = sorted(set(data.label_names) - set(labels))
-    if missing:
-        raise InputError(f"--linear_teacher: no training row has the label {missing[0]!r}: leave it out")
-    start = time.perf_counter()
-    model = fit_linear(train["text"][:], labels)
-    seconds = time.perf_counter() - start
-    logger.info(f"linear teacher of {model[0].analyzer} n-grams fitted on {len(train)} rows in {seconds:.1f} s")
+    model, seconds = fit_linear_to(data, "--linear_teacher")
     return ClassifierTeacher(model, data.label_names, seconds)
 
 
@@ -381,7 +369,7 @@ def distil(run, alone, teacher, student_args, data):
         data ([`TextData`]): Its splits.
     """
     teacher.to(run.args.device)
-    rows, logits = {}, {}
+    rows, logits = linear_baseline(run, data)
     row, answers = teacher.result(data, run)
     teacher_logits = answers.get(run.scored_split)
     if row is not None:
@@ -393,6 +381,7 @@ def distil(run, alone, teacher, student_args, data):
     rows["distilled"], logits["distilled"], student, tokenizer = fit_and_score(
         run, student_args, data, teacher, teacher_logits, taught=True
     )
+    add_agreement(rows, logits, run.scored_split)
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
     cascade = None
     if run.args.process_index == 0:

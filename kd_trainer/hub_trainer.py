@@ -11,8 +11,9 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
+from .card_file import CARD
 from .output_folder import RECIPE
-from .upload import CARD, CHECKPOINT_STRATEGIES, explain, prepare_repo, published_files, push_files
+from .upload import CHECKPOINT_STRATEGIES, explain, prepare_repo, published_files, push_files
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from transformers import TrainerCallback
 
+from .card_file import CARD, is_unchanged
 from .errors import InputError
 
 try:
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
+PLOTS, ONNX = "plots", "onnx"
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 # A leading _ keeps them off the hub.
 DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
@@ -37,6 +39,7 @@ FREE_SETTINGS = {
     "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
     "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push", "use_cpu", "tune_trials",
+    "compare_linear", "card_examples",
 }  # fmt: skip
 
 
@@ -196,9 +199,10 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             # Its old weights too: a kill would leave them beside the new settings.
             for old in (folder / REPORT, *folder.glob("model*.safetensors")):
                 old.unlink(missing_ok=True)
+            if is_unchanged(folder / CARD):
+                (folder / CARD).unlink()
             if (folder / RECIPE).exists():  # else nobody knows who wrote them
-                (folder / "README.md").unlink(missing_ok=True)
-                for old in ("onnx", "plots"):
+                for old in (ONNX, PLOTS):
                     shutil.rmtree(folder / old, ignore_errors=True)
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):

@@ -49,8 +49,34 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
     Args:
         model (`PreTrainedModel`): Left where it is and as it is; a copy on the CPU is measured.
         tokenizer (`PreTrainedTokenizerBase`): The model's.
-        texts (`list[str]` or `list[tuple[str, str]]`): Taken in turn, at most 256 of them.
+        texts (`list[str]` or `list[tuple[str, str]]`), budget (`float`): See [`time_calls`].
         max_length (`int`): In tokens.
+
+    Returns:
+        `dict[str, float]`: See [`time_calls`].
+    """
+    # torch's threads are not the tokenizer's: it would encode a batch on every core.
+    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    on_cpu = copy.deepcopy(model).to("cpu").float().eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return time_calls(lambda batch: on_cpu(**pad_texts(tokenizer, batch, max_length)), texts, budget)
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop("TOKENIZERS_PARALLELISM")
+        if parallelism is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
+
+
+def time_calls(call, texts, budget=5.0):
+    """
+    Speed of whatever answers lists of texts.
+
+    Args:
+        call (`Callable`): Takes a list of texts.
+        texts (`list[str]` or `list[tuple[str, str]]`): Taken in turn, at most 256 of them.
         budget (`float`, *optional*, defaults to 5.0): Seconds for each of the two numbers, at most.
 
     Returns:
@@ -58,12 +84,6 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         the median batch.
     """
     texts = texts[:256]
-    # torch's threads are not the tokenizer's: it would encode a batch on every core.
-    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    on_cpu = copy.deepcopy(model).to("cpu").float().eval()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def seconds(batch_size, repeats):
         taken = []
@@ -71,21 +91,15 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         for repeat in range(repeats + 3):
             first = repeat * batch_size % max(1, len(texts) - batch_size + 1)
             start = time.perf_counter()
-            on_cpu(**pad_texts(tokenizer, texts[first : first + batch_size], max_length))
+            call(texts[first : first + batch_size])
             taken.append(time.perf_counter() - start)
             if len(taken) > 5 and time.perf_counter() > deadline:
                 break
         # The first calls warm caches up.
         return statistics.median(taken[3:])
 
-    try:
-        batch_size = min(32, len(texts))
-        return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
-    finally:
-        torch.set_num_threads(threads)
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        if parallelism is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
+    batch_size = min(32, len(texts))
+    return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
 
 
 def describe_model(model):
@@ -139,6 +153,15 @@ def format_table(rows):
         formats = COLUMNS.values()
         cells.append([name, *("–" if v is None else f.format(v) for v, f in zip(values, formats, strict=True))])
     return align(cells, len("distilled"))
+
+
+def table_rows(report):
+    """The rows of the table in a `report.json`, `dict[str, dict]`, whatever their names."""
+    return {
+        name: value
+        for name, value in report.items()
+        if isinstance(value, dict) and {"accuracy", "latency_ms"} <= value.keys()
+    }
 
 
 def align(cells, first_width=0):

@@ -99,6 +99,54 @@ def bootstrap_interval(correct, level=0.95, draws=2000, seed=0):
     return float(low), float(high)
 
 
+def kept_share(correct, teacher_correct, level=0.95, draws=10000, seed=0):
+    """
+    Share of the teacher's accuracy that a student has, with a bootstrap interval over the texts: both are scored on the
+    same texts drawn with replacement, so that a hard text counts for both or for none.
+
+    Drawing n texts is drawing how many of them both have right, one of them, or neither: one multinomial draw.
+
+    Args:
+        correct (`np.ndarray` of shape `(num_texts,)`): Whether the student has a text right.
+        teacher_correct (`np.ndarray` of shape `(num_texts,)`): Whether the teacher has.
+        level (`float`, *optional*, defaults to 0.95): Share of the drawn ratios inside.
+        draws (`int`, *optional*, defaults to 10000): Ratios.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
+
+    Returns:
+        `tuple[float, float, float]`: The share, above 1 for a student that is better, and the ends of its interval. It
+        is about these two trained models on other texts.
+
+    Raises:
+        `ValueError`: For different numbers of texts, or a teacher that has none right.
+
+    Example:
+
+    ```python
+    >>> share, low, high = kept_share(np.arange(100) < 81, np.arange(100) < 90)
+    >>> round(share, 2), low < share < high
+    (0.9, True)
+
+    ```
+
+    Source: Efron 1979, https://doi.org/10.1214/aos/1176344552 (percentiles of the bootstrap)
+    """
+    correct, teacher_correct = np.asarray(correct, dtype=bool), np.asarray(teacher_correct, dtype=bool)
+    if correct.shape != teacher_correct.shape:
+        raise ValueError(f"{len(correct)} and {len(teacher_correct)} texts: score both on the same ones")
+    if not teacher_correct.any():
+        raise ValueError("the teacher has no text right: there is nothing to keep")
+    texts = len(correct)
+    cells = [correct & teacher_correct, correct & ~teacher_correct, ~correct & teacher_correct]
+    shares = [cell.sum() / texts for cell in cells]
+    drawn = np.random.default_rng(seed).multinomial(texts, [*shares, max(0.0, 1 - sum(shares))], size=draws)
+    both, student_alone, teacher_alone, _ = drawn.T
+    teacher_right = both + teacher_alone
+    ratios = ((both + student_alone) / np.maximum(teacher_right, 1))[teacher_right > 0]
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(correct.sum() / teacher_correct.sum()), float(low), float(high)
+
+
 def holm(p_values):
     """
     p-values adjusted for being many (Holm 1979): the chance of one false finding among them stays below the level.

@@ -11,13 +11,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from .card_file import CARD
 from .errors import HubError, InputError
 from .network import why_unreachable
-from .output_folder import RECIPE, REPORT
+from .output_folder import ONNX, PLOTS, RECIPE, REPORT
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
 # Named one by one: what else lies in the folder (predictions, logs, pickles) may be nobody's business.
 MODEL_FILES = (
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
     "normalizer.json", "emoji.json",
 )  # fmt: skip
 PUBLISHED = (*MODEL_FILES, *TOKENIZER_FILES, CARD, REPORT, RECIPE)
-FOLDERS = ("onnx", "plots")
+FOLDERS = (ONNX, PLOTS)
 LEFT_OUT = ("_*", ".*", "*.partial", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.log")
 # What other versions and the Trainer itself have pushed beside earlier weights.
 OUTDATED = (

@@ -16,8 +16,12 @@ import transformers
 from transformers import TrainingArguments, set_seed
 from transformers.utils.logging import tqdm
 
+from .analysis import analyse, find_disagreements
 from .arguments import DataArguments, RunArguments, check_arguments
+from .baseline import linear_baseline
 from .batches import NO_LABEL, DistillationCollator, tokenize
+from .card import write_card
+from .card_file import CARD, is_unchanged
 from .cascade import CascadeClassifier, format_cascade
 from .data import load_data, load_texts
 from .errors import InputError
@@ -37,6 +41,7 @@ from .output_folder import (
     plain,
 )
 from .pairs import texts_of
+from .plots import draw_plots
 from .report import (
     check_prediction_file,
     format_per_class,
@@ -50,6 +55,7 @@ from .report import (
     write_scored,
 )
 from .robustness import check_attackable, measure_robustness
+from .sources import find_sources
 from .trainer import AdversarialTrainer
 from .upload import CHECKPOINT_STRATEGIES, prepare_repo, push_command, push_folder
 
@@ -347,6 +353,7 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     """
     check_pairs(model, tokenizer, run.reads_pairs)
     max_length = fit_length(run.data_args.max_seq_length, tokenizer, model.config)
+    rows, answers = linear_baseline(run, data)
     seconds = None
     if run.args.do_train:
         seconds = fit_alone(run, model, tokenizer, data, max_length)
@@ -354,7 +361,7 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        finish_report(run, {role: row}, data, {role: logits})
+        finish_report(run, {**rows, role: row}, data, {**answers, role: logits})
     predict(run, model, tokenizer, max_length)
     push_run(run)
 
@@ -411,13 +418,20 @@ def finish_report(run, rows, data, logits, cascade=None):
             "texts_sha256": hashlib.sha256(json.dumps(texts_of(data.splits[split])[:]).encode()).hexdigest(),
             "seed": run.args.seed,
             "settings": plain(run.settings),
+            "sources": find_sources(run.settings),
             "precision": "bf16" if run.args.bf16 else "fp16" if run.args.fp16 else "fp32",
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
             "versions": versions(),
         }
+        scored = {}
         for kept in run.answered_splits(data):
             answers = {name: of_row[kept] for name, of_row in logits.items() if kept in of_row}
-            write_scored(run.output_dir, np.asarray(data.splits[kept]["labels"][:]), answers, kept == split)
+            scored[kept] = (np.asarray(data.splits[kept]["labels"][:]), answers)
+            write_scored(run.output_dir, *scored[kept], kept == split)
+        report |= analyse(data.label_names, *scored[split], scored.get("validation") if split != "validation" else None)
+        report["disagreements"] = find_disagreements(
+            texts_of(data.splits[split]), *scored[split], data.label_names, number_of_examples(run)
+        )
         shown = f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n"
         if run.run_args.eval_robustness:
             shown += f"\n{format_robustness(rows)}\n"
@@ -431,6 +445,27 @@ def finish_report(run, rows, data, logits, cascade=None):
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
         logger.info(f"report written to {run.output_dir / REPORT}")
+        if run.args.do_train:  # else there is no model here that a card could be about
+            describe_run(run, report, *scored[split])
+
+
+def number_of_examples(run):
+    """How many texts the report and the card quote."""
+    asked = run.run_args.card_examples
+    if asked is None and run.args.push_to_hub:
+        logger.info("the model card quotes no texts, as it is pushed: --card_examples 5 quotes some")
+        return 0
+    return 5 if asked is None else asked
+
+
+def describe_run(run, report, labels, logits):
+    """The model card and the plots; a card that somebody has written there stays."""
+    card, overwrite = run.output_dir / CARD, run.run_args.overwrite_output_dir
+    if card.exists() and not overwrite and not is_unchanged(card):
+        logger.warning(f"{card} was written or edited by somebody and stays: it may tell of another run")
+        draw_plots(run.output_dir, report, labels, logits)
+        return
+    write_card(run.output_dir, report, labels, logits, overwrite)
 
 
 def prediction_path(run):

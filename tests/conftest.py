@@ -58,6 +58,18 @@ def fp32(monkeypatch):
     monkeypatch.setattr("kd_trainer.recipes.cpu_has_bf16", lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def no_plots(request, monkeypatch):
+    """Runs draw nothing, which takes seconds, but in tests that ask for `plots`."""
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr("kd_trainer.card.draw_plots", lambda *args: [])
+
+
+@pytest.fixture
+def plots():
+    """Asks for what [`no_plots`] leaves out."""
+
+
 @pytest.fixture
 def rows():
     """96 texts (`list[str]`) with their label ids (`list[int]`)."""

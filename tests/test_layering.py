@@ -10,14 +10,14 @@ import kd_trainer
 LAYERS = [
     set(
         """
-        adversarial answers arguments console deferral embeddings errors files inference logit_file losses metrics
-        modeling_bag modeling_bilstm modeling_cnn modeling_student network pairs precision recipes significance sparse
-        text_limits text_noise text_stream tokenization
+        adversarial analysis answers arguments calibration card_file console deferral embeddings errors files fonts
+        inference logit_file losses metrics modeling_bag modeling_bilstm modeling_cnn modeling_student network pairs
+        precision recipes significance sparse text_limits text_noise text_stream tokenization
         """.split()
     ),
     set(
         """
-        batches building data linear loading output_folder robustness teacher transfer upload
+        batches building data linear loading output_folder robustness sources teacher transfer upload
         """.split()
     ),
     set(
@@ -27,7 +27,8 @@ LAYERS = [
     ),
     set(
         """
-        ablation cascade compare comparison distill ensemble hub report trials tuning workflow
+        ablation baseline card card_sections cascade compare comparison distill ensemble hub plots report sweep trials
+        tuning workflow
         """.split()
     ),
 ]

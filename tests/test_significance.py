@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chi2, norm, ttest_rel
 from scipy.stats import t as student_t
 
-from kd_trainer.significance import SeedVariance, holm, paired_test
+from kd_trainer.significance import SeedVariance, holm, kept_share, paired_test
 
 
 def make_answers(runs, texts, seed, rate=0.8):
@@ -231,3 +231,43 @@ def test_holm_of_none_one_and_certain_ones():
     assert holm([]) == [] and holm([0.03]) == [0.03] and holm([1.0, 1.0]) == [1.0, 1.0]
     assert holm([0.0, 0.5, 0.0]) == [0.0, 0.5, 0.0]
     assert holm([0.02, 0.02]) == [0.04, 0.04]
+
+
+def test_share_kept_is_the_ratio_of_the_accuracies_and_a_bootstrap_over_texts():
+    one, two = make_answers(1, 600, 1, 0.8)[0], make_answers(1, 600, 2, 0.9)[0]
+    share, low, high = kept_share(one, two)
+    assert share == pytest.approx(one.mean() / two.mean())
+    # Text by text instead of one draw of the four kinds of text.
+    generator = np.random.default_rng(3)
+    drawn = [generator.integers(600, size=600) for _ in range(4000)]
+    expected = np.quantile([one[texts].mean() / two[texts].mean() for texts in drawn], [0.025, 0.975])
+    assert [low, high] == pytest.approx(expected, abs=0.004)
+
+
+def test_share_kept_is_paired():
+    right = make_answers(1, 500, 0)[0]
+    assert kept_share(right, right) == (1.0, 1.0, 1.0)  # whatever texts are drawn, both have the same ones right
+    shuffled = np.random.default_rng(0).permutation(right)
+    _, low, high = kept_share(right, shuffled)
+    assert low < 0.95 and high > 1.05
+
+
+def test_the_interval_of_the_share_covers_the_true_one():
+    # Students that have nine of ten of the teacher's texts right, and one of ten of the others.
+    true, covered = (0.9 * 0.8 + 0.1 * 0.2) / 0.8, 0
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        teacher = generator.random(400) < 0.8
+        student = np.where(teacher, generator.random(400) < 0.9, generator.random(400) < 0.1)
+        _, low, high = kept_share(student, teacher, draws=1000)
+        covered += low <= true <= high
+    assert 0.91 <= covered / 300 <= 0.985  # three standard errors about 0.95
+
+
+def test_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing to keep"):
+        kept_share(np.ones(3, bool), np.zeros(3, bool))
+    with pytest.raises(ValueError, match="3 and 4 texts"):
+        kept_share(np.ones(3, bool), np.ones(4, bool))
+    share, low, high = kept_share(np.zeros(3, bool), np.array([True, False, False]))
+    assert share == low == high == 0

@@ -1,0 +1,167 @@
+"""
+Write the model card of a finished run, README.md of its folder, and its plots.
+
+    python -m kd_trainer.card outputs/demo/distilled
+
+What it says is taken from what the run has left there. A card that somebody has edited is not overwritten; metadata
+that somebody has added (license, language) are kept.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+from safetensors import SafetensorError
+
+from .analysis import analyse, subject_of
+from .arguments import check_sizes
+from .card_file import CARD, is_unchanged, write_card_file
+from .card_sections import card_text, model_name
+from .console import run_console
+from .errors import InputError
+from .output_folder import REPORT, SCORED, VALIDATION
+from .plots import draw_plots
+from .report import read_scored, table_rows, write_json
+from .sources import file_name
+
+logger = logging.getLogger("kd_trainer.card")  # its name with python -m, too
+
+METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
+
+
+def card_data(folder, report):
+    """The metadata of a card, `huggingface_hub.ModelCardData`: names of models and data are those on the hub alone."""
+    settings, sources = report["settings"], report.get("sources", {})
+    subject = subject_of(table_rows(report))
+    row = report[subject]
+    start, dataset = sources.get("start"), sources.get("dataset")
+    bases = [teacher["name"] for teacher in sources.get("teachers", []) if teacher["name"]] or (
+        [start] if start else []
+    )
+    tags = ["text-classification", "kd_trainer"] + (["knowledge-distillation"] if subject == "distilled" else [])
+    file = settings.get(f"{report['split']}_file") or settings.get("train_file") or "unknown"
+    return ModelCardData(
+        base_model=bases[0] if len(bases) == 1 else bases or None,
+        datasets=[dataset] if dataset else None,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        metrics=list(METRICS),
+        tags=tags,
+        model_name=model_name(folder, report),
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                task_name="Text classification",
+                dataset_type=dataset or "unknown",
+                dataset_name=dataset or file_name(file),
+                dataset_config=settings.get("dataset_config_name") if dataset else None,
+                dataset_split=report["split"],
+                metric_type=metric,
+                metric_name=title,
+                metric_value=row[metric],
+            )
+            for metric, title in METRICS.items()
+            if row.get(metric) is not None
+        ]
+        or None,
+    )
+
+
+def write_card(folder, report, labels, logits, overwrite=False):
+    """
+    Draws the plots of a run and writes its card.
+
+    Args:
+        folder (`Path`): The output folder.
+        report (`dict`): What stands, or is to stand, in its `report.json`.
+        labels (`np.ndarray` of shape `(num_rows,)`), logits (`dict[str, np.ndarray]`): See [`write_scored`].
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a card that somebody has edited may go.
+
+    Raises:
+        `InputError`: For a card that somebody has written or edited; the plots are drawn all the same.
+    """
+    draw_plots(folder, report, labels, logits)
+    write_card_file(folder / CARD, card_data(folder, report), card_text(folder, report), overwrite)
+    logger.info(f"model card written to {folder / CARD}")
+
+
+def rewrite(folder, overwrite=False, examples=None):
+    """
+    The card and the plots of a finished run, once more; its report gets what this version knows to say of it.
+
+    Args:
+        folder (`Path`): The output folder.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a card that somebody has edited may go.
+        examples (`int`, *optional*): How many of the quoted texts stay; all of them without it.
+
+    Raises:
+        `InputError`: For a folder without a finished run, and a card that somebody has written or edited.
+    """
+    if not (folder / REPORT).is_file() or not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: no finished run with a model ({REPORT}, config.json): give the --output_dir of one"
+        )
+    if (folder / CARD).exists() and not overwrite and not is_unchanged(folder / CARD):
+        raise InputError(
+            f"{folder / CARD} was written or edited by somebody: move it away, or replace it with --overwrite"
+        )
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        labels, logits = read_scored(folder)
+        validation = read_scored(folder, is_reported=False) if (folder / VALIDATION).exists() else None
+        logits = {name: logits[name] for name in table_rows(report) if name in logits}  # in the order of the table
+        report.update(analyse(report["labels"], labels, logits, validation))
+        report["disagreements"] = report.get("disagreements", [])[:examples]
+        if subject_of(table_rows(report)) is None:
+            raise KeyError("teacher, student or distilled")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): give the folder "
+            "of the run itself, not a copy from the hub"
+        ) from None
+    write_json(folder / REPORT, report)
+    write_card(folder, report, labels, logits, overwrite)
+
+
+def make_parser():
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_trainer.card",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", help="Output folder of a finished run.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace a card that somebody has written or edited.")
+    parser.add_argument(
+        "--card_examples",
+        type=int,
+        help="Texts that it still quotes, of those that the run has put into report.json (all of them).",
+    )
+
+    def refuse(message):
+        raise InputError(f"{message} (--help lists the flags)")
+
+    parser.error = refuse
+    return parser
+
+
+def main(argv):
+    """Writes the card as the command line `argv` (`list[str]`) says."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    args = make_parser().parse_args(argv)
+    check_sizes(args, "card_examples", least=0)
+    rewrite(Path(args.folder), args.overwrite, args.card_examples)
+
+
+def console():
+    """Entry point of `python -m kd_trainer.card`."""
+    run_console(main)
+
+
+if __name__ == "__main__":
+    console()
