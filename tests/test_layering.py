@@ -11,9 +11,11 @@ LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
     | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers", "pairs"}
     | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
-    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
+    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"}
+    | {"attribution"},
     {"base_trainer", "trainer"},
-    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"},
+    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"}
+    | {"demo", "demo_models", "demo_page", "demo_html", "demo_words", "space"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent
