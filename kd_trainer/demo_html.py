@@ -17,8 +17,8 @@ STYLE = """
 .kd-model b { display: block; font-size: 1.25rem; }
 .kd-verdict { margin: .7rem 0 0; font-weight: 600; }
 .kd-result table { width: 100%; border-collapse: collapse; table-layout: fixed; }
-.kd-result th, .kd-result td { padding: .15rem .5rem .15rem 0; text-align: left; font-weight: 400; vertical-align: middle;
-  border: 0; }
+.kd-result table, .kd-result tr, .kd-result th, .kd-result td { border: 0 !important; }
+.kd-result th, .kd-result td { padding: .15rem .5rem .15rem 0 !important; text-align: left; font-weight: 400; }
 .kd-result thead th { font-weight: 600; }
 .kd-result .kd-name { width: 28%; }
 .kd-bar { display: flex; align-items: center; gap: .5rem; }
@@ -29,10 +29,12 @@ STYLE = """
 .kd-best { font-weight: 700 !important; }
 .kd-text { white-space: pre-wrap; line-height: 2; font-size: 1.1rem; margin: .2rem 0; unicode-bidi: isolate; }
 .kd-text mark { color: inherit; border-radius: 3px; padding: .1em 0; }
-.kd-text mark.kd-most { font-weight: 700; text-decoration: underline; text-underline-offset: .2em; }
-.kd-text sup { font-size: .65em; font-weight: 400; margin-left: .1em; text-decoration: none; display: inline-block; }
+.kd-text .kd-most { font-weight: 700; }
+.kd-text .kd-most u { text-decoration: underline; text-underline-offset: .2em; }
+.kd-text sup { font-size: .65em; font-weight: 400; margin-left: .1em; }
 .kd-result ol { margin: 0; padding-left: 1.4rem; list-style: decimal; }
-.kd-unread, .kd-note { color: var(--body-text-color-subdued); font-size: .9rem; }
+.kd-unread, .kd-note { opacity: .75; font-size: .9rem; }
+.kd-note { margin: 1rem 0 0; }
 .kd-hidden { font-size: .7em; border: 1px dashed currentColor; border-radius: 3px; padding: 0 .15em; }
 .kd-warning, .kd-error { border-left: 4px solid #b45309; padding: .4rem .7rem; margin: .6rem 0; }
 .kd-error { border-color: #dc2626; font-weight: 600; }
@@ -220,7 +222,9 @@ def mark_text(text, spans, ranks, largest, cut, language):
         colour = "37, 99, 235" if span.contribution > 0 else "220, 38, 38"
         style = f'style="background: rgba({colour}, {0.45 * share:.2f})"'
         if number in ranks:
-            words = f'<mark class="kd-most" {style}>{words}<sup>{ranks[number]}{sign(span)}</sup></mark>'
+            # The word joiner keeps the number on the line of what it numbers.
+            place = f"<sup>\u2060{ranks[number]}{sign(span)}</sup>"
+            words = f'<mark class="kd-most" {style}><u>{words}</u>{place}</mark>'
         elif share >= 0.05:
             words = f"<mark {style}>{words}</mark>"
         parts.append(words)
@@ -235,7 +239,7 @@ def mark_text(text, spans, ranks, largest, cut, language):
 
 def render_counts(name, counts, label_names, seconds, language):
     """That a file is labelled, and how often each label was given."""
-    said = say("labelled", language, rows=f"{counts.total():,}", name=name, seconds=f"{seconds:.1f}")
+    said = say("labelled", language, rows=f"{counts.total():,}", name=name, seconds=f"{seconds:.2f}")
     shown = [label for label in label_names if counts[label]]
     shown.sort(key=lambda label: -counts[label])
     rows = "".join(f'<tr><th scope="row">{escape(label)}</th><td>{counts[label]:,}</td></tr>' for label in shown)

@@ -16,6 +16,8 @@ from .files import TEXT_COLUMNS
 
 logger = logging.getLogger(__name__)
 
+MOST_NAMES = 20  # labels above the text
+
 # The parts of gradio's own page that are asked of no one else.
 THEME = gr.themes.Default(
     font=("system-ui", "Noto Sans CJK SC", "sans-serif"),
@@ -24,6 +26,9 @@ THEME = gr.themes.Default(
 CSS = f"""
 {STYLE}
 .gradio-container {{ max-width: 60rem !important; margin: 0 auto !important; }}
+/* gradio draws a radio button that is chosen and under the mouse as an empty one. */
+#kd-language input:checked {{ background-color: var(--checkbox-background-color-selected) !important; }}
+#kd-answer, #kd-outcome, #kd-answer .html-container, #kd-outcome .html-container {{ padding: 0 !important; }}
 .gradio-container :focus-visible {{ outline: 3px solid #2563eb !important; outline-offset: 2px !important; }}
 """
 SET_LANGUAGE = "(language) => { document.documentElement.lang = language; return language; }"
@@ -69,7 +74,11 @@ class Page:
         with gr.Blocks(title=say("title", "en"), analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
             answered, labelled, written = gr.State(), gr.State(), gr.State()
             language = gr.Radio(
-                [(word, key) for key, word in LANGUAGES.items()], value="en", elem_id="kd-language", container=False
+                [(word, key) for key, word in LANGUAGES.items()],
+                value="en",
+                elem_id="kd-language",
+                container=False,
+                label=" / ".join(say("language", key) for key in LANGUAGES),
             )
             intro = gr.Markdown(self.intro("en"))
             with gr.Tab(say("one_tab", "en"), elem_id="kd-one") as one:
@@ -80,11 +89,11 @@ class Page:
                     components=boxes, samples=self.examples, visible=bool(self.examples), label=say("examples", "en"),
                     headers=self.headers("en"), elem_id="kd-examples",
                 )  # fmt: skip
-                answer = gr.HTML(elem_id="kd-answer")
+                answer = gr.HTML(elem_id="kd-answer", padding=False)
             with gr.Tab(say("many_tab", "en"), elem_id="kd-many") as many:
                 rules = gr.Markdown(self.rules("en"))
                 upload = gr.UploadButton(say("upload", "en"), variant="primary", elem_id="kd-upload")
-                outcome = gr.HTML(elem_id="kd-outcome")
+                outcome = gr.HTML(elem_id="kd-outcome", padding=False)
                 download = gr.DownloadButton(say("download", "en"), visible=False, elem_id="kd-download")
 
             shown = [intro, one, many, *boxes, classify, picks, rules, upload, download, answer, outcome]
@@ -133,8 +142,9 @@ class Page:
         """Which models these are."""
         student, teacher = (None if name is None else escape(name) for name in self.names)
         beside = "" if teacher is None else say("beside_teacher", language, teacher=teacher)
-        labels = ", ".join(escape(name) for name in self.demo.label_names[:20])
-        labels += ", …" if len(self.demo.label_names) > 20 else ""
+        more = ["…"] if len(self.demo.label_names) > MOST_NAMES else []
+        names = [*(escape(name) for name in self.demo.label_names[:MOST_NAMES]), *more]
+        labels = say("comma", language).join(names)
         said = say("intro", language, student=student, teacher=beside, labels=labels)
         return f"# {say('title', language)}\n\n{said}"
 

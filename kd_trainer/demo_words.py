@@ -36,7 +36,8 @@ WORDS = {
     "mattered_note": {
         "en": "Gradient times input, of the logit of the label given. Underlined and in bold: the largest, numbered by "
         "size. + speaks for the label, − against it. It says what a small change there would do, not why.{ngrams}",
-        "zh": "梯度乘以输入，针对所给类别的 logit。下划线加粗的是影响最大的部分，按大小编号。+ 支持该类别，− 反对该类别。"
+        "zh": "梯度乘以输入，针对所给类别的 logit。下划线加粗的是影响最大的部分，按大小编号。"
+        "+ 支持该类别，− 反对该类别。"
         "它说明此处的微小变化会带来什么，而不是原因。{ngrams}",
     },
     "mattered_ngrams": {
@@ -48,21 +49,22 @@ WORDS = {
         "zh": "无法显示{model}模型中影响最大的部分：其分词器或嵌入层不支持。",
     },
     "cut": {
-        "en": "The {model} has not read all of the text: {read} of {length} characters. It takes {limit} tokens at most.",
+        "en": "The {model} has not read all of the text: {read} of {length} characters. Its limit is {limit} tokens.",
         "zh": "{model}模型没有读完文本：只读了 {length} 个字符中的 {read} 个。它最多读 {limit} 个词元。",
     },
     "cut_pair": {
-        "en": "The {model} has not read the texts to their ends: it takes {limit} tokens at most, of both together.",
+        "en": "The {model} has not read the texts to their ends. Its limit is {limit} tokens, of both together.",
         "zh": "{model}模型没有读完两段文本：它一共最多读 {limit} 个词元。",
     },
     "unread": {"en": "… not read: {count} characters", "zh": "……未读 {count} 个字符"},
     "many_intro": {
         "en": "A UTF-8 `.csv` with a header and a column {columns}. At most {megabytes} MB and {rows} rows; of each "
-        "text the first {characters} characters, and at most {limit} tokens, are read. It comes back with the student's "
-        "label and a probability for each label.",
-        "zh": "UTF-8 编码、带表头的 `.csv`，含列 {columns}。最大 {megabytes} MB、{rows} 行；每条文本最多读取前 {characters} "
-        "个字符、{limit} 个词元。返回的文件带有学生模型给出的类别和各类别的概率。",
+        "text at most the first {characters} characters and {limit} tokens are read. It comes back with the "
+        "student's label and a probability for each label.",
+        "zh": "UTF-8 编码、带表头的 `.csv`，含列 {columns}。最大 {megabytes} MB、{rows} 行；每条文本最多读取前 "
+        "{characters} 个字符、{limit} 个词元。返回的文件带有学生模型给出的类别和各类别的概率。",
     },
+    "comma": {"en": ", ", "zh": "、"},
     "or": {"en": " or ", "zh": " 或 "},
     "and": {"en": " and a column ", "zh": " 及列 "},
     "upload": {"en": "Choose a csv file", "zh": "选择 CSV 文件"},
