@@ -189,7 +189,7 @@ def render_spans(text, answer, label_names, language):
     for side, number in ranked:
         span = answer.spans[side][number]
         words = escape(texts[side][span.start : span.end])
-        items.append(f"<li><bdi>“{words}”</bdi> {sign(span)}{abs(span.contribution):.2f}</li>")
+        items.append(f"<li><bdi>“{words}”</bdi> {signed(span.contribution)}</li>")
     heading = say("mattered", language, model=model_word(answer.role, language), label=label_names[answer.label])
     return f"<h3>{escape(heading)}</h3>{''.join(lines)}<ol>{''.join(items)}</ol>"
 
@@ -197,6 +197,22 @@ def render_spans(text, answer, label_names, language):
 def sign(span):
     """Whether a span speaks for the label or against it."""
     return "+" if span.contribution > 0 else "−"
+
+
+def signed(contribution):
+    """
+    A contribution as it is written.
+
+    Example:
+
+    ```python
+    >>> signed(0.123), signed(-0.00123)
+    ('+0.12', '−0.001')
+
+    ```
+    """
+    size = abs(contribution)
+    return f"{'+' if contribution > 0 else '−'}{size:{'.2f' if size >= 0.01 else '.1g'}}"
 
 
 def mark_text(text, spans, ranks, largest, cut, language):

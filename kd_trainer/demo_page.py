@@ -72,7 +72,7 @@ class Page:
     def build(self):
         """The `gradio.Blocks`."""
         with gr.Blocks(title=say("title", "en"), analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-            answered, labelled, written = gr.State(), gr.State(), gr.State()
+            answered, labelled = gr.State(), gr.State()
             language = gr.Radio(
                 [(word, key) for key, word in LANGUAGES.items()],
                 value="en",
@@ -133,9 +133,9 @@ class Page:
                 self.answer, [language, *boxes], outputs, show_progress="minimal", **private
             )
             upload.upload(
-                self.label, [language, upload], [labelled, outcome, download, written], show_progress="minimal",
-                show_progress_on=outcome, **private,
-            ).then(forget, written, None, **private)  # fmt: skip
+                self.label, [language, upload], [labelled, outcome, download],
+                show_progress="minimal", show_progress_on=outcome, **private,
+            )  # fmt: skip
         return blocks
 
     def intro(self, language):
@@ -186,26 +186,30 @@ class Page:
         return render_answers(*found, self.demo.label_names, language, self.demo.student.has_ngrams)
 
     def label(self, language, path):
-        """What happens when a file arrives: what is kept, the HTML, the button to download, the file written."""
+        """What happens when a file arrives: what is kept, the HTML, the button to download."""
+        # Where gradio serves files from, and removes them after an hour.
+        folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
         written = None
         try:
             if path is None:
                 raise Refusal("no_file")
             source, start = Path(path), time.perf_counter()
-            written = Path(tempfile.mkdtemp(dir=get_upload_folder())) / f"{source.stem}-labelled.csv"
+            written = folder / f"{source.stem}-labelled.csv"
             counts = self.demo.label_file(source, written)
             found = source.name, counts, time.perf_counter() - start
         except Refusal as refusal:
-            found = refusal
+            found, written = refusal, None
         except Exception:
             logger.exception("a file could not be labelled")
-            found = Refusal("failed")
+            found, written = Refusal("failed"), None
         finally:
             if path is not None:
                 Path(path).unlink(missing_ok=True)  # a visitor's texts are not kept
-        ready = not isinstance(found, Refusal)
-        button = gr.DownloadButton(say("download", language), value=str(written) if ready else None, visible=ready)
-        return found, self.render_file(found, language), button, None if written is None else str(written.parent)
+        if written is None:
+            shutil.rmtree(folder)
+        value = None if written is None else str(written)
+        button = gr.DownloadButton(say("download", language), value=value, visible=written is not None)
+        return found, self.render_file(found, language), button
 
     def render_file(self, found, language):
         """HTML of what [`label`] has found."""
@@ -213,12 +217,6 @@ class Page:
             return "" if found is None else render_refusal(found, language)
         name, counts, seconds = found
         return render_counts(name, counts, self.demo.label_names, seconds, language)
-
-
-def forget(folder):
-    """Removes what was written: gradio serves a copy of its own, and removes that after an hour."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(page, host, port, share=False, guarded=True):
