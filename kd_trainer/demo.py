@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -123,6 +124,8 @@ def main(argv):
         if args.host not in ("127.0.0.1", "localhost", "::1"):
             logger.warning(f"--host {args.host}: whoever reaches this machine can use the page")
         logger.info(f"the page is at {address} (Ctrl+C ends it)")
+        # A polite kill removes what visitors have sent, too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         blocks.block_thread()
 
 
