@@ -17,7 +17,7 @@ LAYERS = [
     ),
     set(
         """
-        batches building data linear loading output_folder robustness sources teacher transfer upload
+        attribution batches building data linear loading output_folder robustness sources teacher transfer upload
         """.split()
     ),
     set(
@@ -27,8 +27,8 @@ LAYERS = [
     ),
     set(
         """
-        ablation baseline card card_sections cascade compare comparison distill ensemble hub plots report sweep trials
-        tuning workflow
+        ablation baseline card card_sections cascade compare comparison demo demo_html demo_models demo_page
+        demo_words distill ensemble hub plots report space sweep trials tuning workflow
         """.split()
     ),
 ]
