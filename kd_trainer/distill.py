@@ -392,5 +392,6 @@ def distil(run, alone, teacher, student_args, data):
     rows["distilled"], logits["distilled"], trainer, student, tokenizer = fit_and_score(
         run, student_args, data, teacher, teacher_logits, taught=True
     )
-    finish_report(run, rows, data, logits, trainer)
-    predict(run, student, tokenizer, fit_length(run.data_args.max_seq_length, tokenizer, student.config))
+    max_length = fit_length(run.data_args.max_seq_length, tokenizer, student.config)
+    finish_report(run, rows, data, logits, trainer, (student, tokenizer, max_length))
+    predict(run, student, tokenizer, max_length)

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
+ONNX = "onnx"  # folder of --export
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 # A leading _ keeps them off the hub.
 DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
@@ -35,7 +36,7 @@ FREE_SETTINGS = {
     "output_dir", "disable_tqdm", "log_level", "logging_steps",
     "report_to", "predict_file", "predict_text", "predict_text_pair", "predict_output", "do_eval", "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
-    "use_cpu", "tune_trials",
+    "use_cpu", "tune_trials", "export",
 }  # fmt: skip
 
 
@@ -180,6 +181,7 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             # Its old weights too: a kill would leave them beside the new settings.
             for old in (folder / REPORT, *folder.glob("model*.safetensors")):
                 old.unlink(missing_ok=True)
+            shutil.rmtree(folder / ONNX, ignore_errors=True)
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)

@@ -57,13 +57,21 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         `dict[str, float]`: `latency_ms`, median milliseconds of one text at batch 1; `texts_per_s` at batch 32, from
         the median batch.
     """
+    on_cpu = copy.deepcopy(model).to("cpu").float().eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return time_calls(lambda batch: on_cpu(**pad_texts(tokenizer, batch, max_length)), texts, budget)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def time_calls(call, texts, budget=5.0):
+    """What [`measure_speed`] returns for any function of a list of texts."""
     texts = texts[:256]
     # torch's threads are not the tokenizer's: it would encode a batch on every core.
     parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    on_cpu = copy.deepcopy(model).to("cpu").float().eval()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def seconds(batch_size, repeats):
         taken = []
@@ -71,7 +79,7 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         for repeat in range(repeats + 3):
             first = repeat * batch_size % max(1, len(texts) - batch_size + 1)
             start = time.perf_counter()
-            on_cpu(**pad_texts(tokenizer, texts[first : first + batch_size], max_length))
+            call(texts[first : first + batch_size])
             taken.append(time.perf_counter() - start)
             if len(taken) > 5 and time.perf_counter() > deadline:
                 break
@@ -82,7 +90,6 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         batch_size = min(32, len(texts))
         return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
     finally:
-        torch.set_num_threads(threads)
         os.environ.pop("TOKENIZERS_PARALLELISM")
         if parallelism is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = parallelism

@@ -22,7 +22,10 @@ from .files import as_text
 from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
+from .onnx_folder import export_model
+from .onnx_graph import check_packages
 from .output_folder import (
+    ONNX,
     REPORT,
     TrainingClock,
     check_sources,
@@ -120,6 +123,8 @@ def start_run(settings, args, data_args, run_args):
         raise InputError("several processes were launched and each sees only itself: without a GPU add --use_cpu")
     set_logging(args)
     check_arguments(settings, args, data_args, run_args)
+    if run_args.export:
+        check_packages()
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # else torch warns that there is no accelerator to pin for
     if args.hub_token is not None:
@@ -289,7 +294,7 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        finish_report(run, {role: row}, data, {role: logits}, trainer)
+        finish_report(run, {role: row}, data, {role: logits}, trainer, (model, tokenizer, max_length))
     predict(run, model, tokenizer, max_length)
 
 
@@ -323,9 +328,35 @@ def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, tr
     return row, logits
 
 
-def finish_report(run, rows, data, logits, trainer=None):
+def digest_texts(split):
+    """Names the texts of a split (`datasets.Dataset`) in a report: `str` of 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(texts_of(split)[:]).encode()).hexdigest()
+
+
+def export_scored(run, model, tokenizer, max_length, data, teacher_logits):
     """
-    Writes `report.json`, whose presence means that the run is finished, shows the table, pushes where that is asked.
+    `--export`: the model as ONNX in a folder of the output folder.
+
+    Args:
+        run ([`Run`]), data ([`TextData`]): Say on which split it is checked.
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model as it was scored.
+        max_length (`int`): In its tokens.
+        teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)` or None): For the agreement.
+
+    Returns:
+        `dict[str, dict]`: Rows of the table.
+    """
+    split = data.splits[run.scored_split]
+    columns = [run.data_args.text_column, *([run.data_args.text_pair_column] if data.has_pairs else [])]
+    texts, labels = texts_of(split)[:], split["labels"][:]
+    formats, folder = run.run_args.export, run.output_dir / ONNX
+    return export_model(folder, model, tokenizer, max_length, formats, texts, labels, columns, teacher_logits)
+
+
+def finish_report(run, rows, data, logits, trainer=None, scored=None):
+    """
+    Writes `report.json`, whose presence means that the run is finished, shows the table, exports and pushes where that
+    is asked.
 
     Args:
         run ([`Run`]): What was done.
@@ -334,6 +365,7 @@ def finish_report(run, rows, data, logits, trainer=None):
         logits (`dict[str, dict[str, np.ndarray]]`): Every row's by split, `(num_rows, num_labels)`; the per-class
             report is about the last.
         trainer (`Trainer`, *optional*): That trained it, to push.
+        scored (`tuple`, *optional*): Model, tokenizer and longest text of the last row, to export.
     """
     split = run.scored_split
     if run.args.process_index == 0:
@@ -342,7 +374,7 @@ def finish_report(run, rows, data, logits, trainer=None):
             "split": split,
             "labels": data.label_names,
             "data": data.facts,
-            "texts_sha256": hashlib.sha256(json.dumps(texts_of(data.splits[split])[:]).encode()).hexdigest(),
+            "texts_sha256": digest_texts(data.splits[split]),
             "seed": run.args.seed,
             "settings": plain(run.settings),
             "precision": "bf16" if run.args.bf16 else "fp16" if run.args.fp16 else "fp32",
@@ -362,6 +394,11 @@ def finish_report(run, rows, data, logits, trainer=None):
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
         logger.info(f"report written to {run.output_dir / REPORT}")
+        if run.run_args.export and scored is not None:
+            # The report is there already: an export that is refused loses nothing.
+            exported = export_scored(run, *scored, data, logits.get("teacher", {}).get(split))
+            write_json(run.output_dir / REPORT, {**rows, **exported, **report})
+            print(f"\n{format_table(rows | exported)}\n", flush=True)
     if trainer is not None and run.args.push_to_hub:
         trainer.push_to_hub()
 

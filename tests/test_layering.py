@@ -10,10 +10,12 @@ import kd_trainer
 LAYERS = [
     {"errors", "losses", "adversarial", "metrics", "significance", "text_noise", "tokenization", "arguments", "recipes"}
     | {"files", "inference", "console", "precision", "logit_file", "sparse", "embeddings", "answers", "pairs"}
-    | {"modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
-    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"},
+    | {"classify", "modeling_student", "modeling_bilstm", "modeling_cnn", "modeling_bag"},
+    {"batches", "data", "transfer", "linear", "loading", "building", "teacher", "output_folder", "robustness"}
+    | {"onnx_graph"},
     {"base_trainer", "trainer"},
-    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"},
+    {"report", "ensemble", "workflow", "distill", "comparison", "compare", "ablation", "tuning", "trials"}
+    | {"onnx_folder", "export"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 PACKAGE = Path(kd_trainer.__file__).parent
