@@ -19,7 +19,7 @@ from .console import run_console
 from .data import load_data
 from .errors import InputError
 from .loading import check_pairs, fit_length, load_classifier, load_config, load_tokenizer, named_labels
-from .onnx_folder import export_model
+from .onnx_folder import FILES, export_model
 from .onnx_graph import check_packages
 from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_writable
 from .pairs import texts_of
@@ -145,8 +145,9 @@ def main(argv):
     )
     scored = {}
     if is_reported:
-        scored = {key: row for key, row in report.items() if isinstance(row, dict) and "accuracy" in row}
-        write_json(source / REPORT, scored | exported | {key: report[key] for key in report if key not in scored})
+        kept = {key: value for key, value in report.items() if key not in FILES}
+        scored = {key: row for key, row in kept.items() if isinstance(row, dict) and "latency_ms" in row}
+        write_json(source / REPORT, scored | exported | kept)
     print(f"\n{split} split, {len(rows)} rows\n{format_table(scored | exported)}\n", flush=True)
 
 

@@ -35,14 +35,21 @@ class BidirectionalLSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, lengths, weight, recurrent, bias):
         """Of the right shape and no more: only the graph is asked for."""
-        return states.new_zeros(states.shape[0], 2, states.shape[1], recurrent.shape[2])
+        width = recurrent.shape[2]
+        every = states.new_zeros(states.shape[0], 2, states.shape[1], width)
+        return every, states.new_zeros(2, states.shape[1], width)
 
     @staticmethod
     def symbolic(g, states, lengths, weight, recurrent, bias):
-        """`(time, batch, width)` states to `(time, 2, batch, hidden_size)`, zero behind a row's length."""
+        """
+        `(time, batch, width)` states to `(time, 2, batch, hidden_size)`, zero behind a row's length, and to the final
+        state of each direction, `(2, batch, hidden_size)`.
+        """
         hidden_size = recurrent.type().sizes()[2]
-        return g.op("LSTM", states, weight, recurrent, bias, lengths, hidden_size_i=hidden_size,
-                    direction_s="bidirectional")  # fmt: skip
+        return g.op(
+            "LSTM", states, weight, recurrent, bias, lengths,
+            hidden_size_i=hidden_size, direction_s="bidirectional", outputs=2,
+        )  # fmt: skip
 
 
 class BiLSTMEncoder(nn.Module):
@@ -55,7 +62,7 @@ class BiLSTMEncoder(nn.Module):
 
     def __init__(self, student):
         super().__init__()
-        self.pool = student.pool
+        self.pool, self.takes_last = student.pool, student.config.pooling == "last"
         self.layers = nn.ModuleList()
         for layer in student.layers:
             lstms = (layer.forward_lstm, layer.backward_lstm)
@@ -74,8 +81,10 @@ class BiLSTMEncoder(nn.Module):
         """As `encode` of [`StudentPreTrainedModel`]."""
         states = states.transpose(0, 1)
         for weights in self.layers:
-            found = BidirectionalLSTM.apply(states, lengths.to(torch.int32), *weights)
+            found, final = BidirectionalLSTM.apply(states, lengths.to(torch.int32), *weights)
             states = found.transpose(1, 2).flatten(2)
+        if self.takes_last:
+            return final.transpose(0, 1).flatten(1)
         return self.pool(states.transpose(0, 1), lengths)
 
 
