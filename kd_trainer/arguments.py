@@ -27,6 +27,31 @@ def check_seeds(flag, seeds):
         raise InputError(f"{flag} {seeds}: give numbers from 0 to 2^32 - 1, each once")
 
 
+EXPORT_FORMATS = ("onnx", "onnx-int8")
+
+
+def split_formats(values):
+    """
+    The formats of `--export onnx onnx-int8`, which may be written `onnx,onnx-int8`, too.
+
+    Args:
+        values (`list[str]` or None): As given.
+
+    Returns:
+        `list[str]` or None: Each once.
+
+    Raises:
+        `InputError`: For another format.
+    """
+    if values is None:
+        return None
+    formats = [word for value in values for word in value.split(",")]
+    for word in formats:
+        if word not in EXPORT_FORMATS:
+            raise InputError(f"--export {word!r}: choose {' or '.join(EXPORT_FORMATS)}, or both")
+    return list(dict.fromkeys(formats))
+
+
 @dataclass
 class ModelArguments:
     """Which model to start from: a checkpoint, or a configuration to train from scratch."""
@@ -362,8 +387,35 @@ class RunArguments:
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace another run in --output_dir instead of refusing it."}
     )
+    export: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "onnx, onnx-int8 or both: also write the model into OUTPUT_DIR/onnx, which needs onnxruntime and "
+            "tokenizers alone; checked against the model on the split that is reported."
+        },
+    )
 
     def __post_init__(self):
+        self.export = split_formats(self.export)
+
+
+@dataclass
+class ExportArguments:
+    """What to write of a trained model, and where."""
+
+    _argument_group_name = "export"
+
+    export: list[str] = field(
+        default_factory=lambda: list(EXPORT_FORMATS), metadata={"help": "onnx, onnx-int8 or both."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Folder to write. Default: MODEL/onnx."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an export that is there."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the modeling code that comes with a checkpoint."}
+    )
+
+    def __post_init__(self):
+        self.export = split_formats(self.export)
         check_sizes(self, "card_examples", least=0, most=100)
 
 
@@ -536,6 +588,8 @@ def check_arguments(settings, args, data_args, run_args):
         raise InputError(f"no --output_dir: {what}")
     if not (scored or run_args.predict_file is not None or run_args.predict_text is not None):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, --predict_file or --predict_text")
+    if run_args.export and not scored:
+        raise InputError("--export checks the model on a split: give --do_predict or --do_eval, or use kd-export")
     if args.fp16 and args.device.type == "cpu":
         raise InputError("--fp16 needs a GPU and none is used here: leave it out, or use --bf16")
     if args.push_to_hub and not args.do_train:

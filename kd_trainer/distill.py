@@ -386,6 +386,6 @@ def distil(run, alone, teacher, student_args, data):
     cascade = None
     if run.args.process_index == 0:
         cascade = cascade_of_run(run, rows, data, logits, teacher, student, max_length)
-    finish_report(run, rows, data, logits, cascade)
+    finish_report(run, rows, data, logits, (student, tokenizer, max_length), cascade)
     predict(run, student, tokenizer, max_length)
     push_run(run)

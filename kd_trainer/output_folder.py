@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
-PLOTS, ONNX = "plots", "onnx"
+PLOTS, ONNX = "plots", "onnx"  # folders of plots, and of --export
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 # A leading _ keeps them off the hub.
 DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
@@ -39,7 +39,7 @@ FREE_SETTINGS = {
     "do_predict",
     "teacher_cache_dir", "teacher_batch_size", "compare_student", "eval_robustness", "push_to_hub", "hub_model_id",
     "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push", "use_cpu", "tune_trials",
-    "compare_linear", "card_examples",
+    "compare_linear", "card_examples", "export",
 }  # fmt: skip
 
 

@@ -55,9 +55,6 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
     Returns:
         `dict[str, float]`: See [`time_calls`].
     """
-    # torch's threads are not the tokenizer's: it would encode a batch on every core.
-    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     on_cpu = copy.deepcopy(model).to("cpu").float().eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -65,9 +62,6 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         return time_calls(lambda batch: on_cpu(**pad_texts(tokenizer, batch, max_length)), texts, budget)
     finally:
         torch.set_num_threads(threads)
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        if parallelism is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
 
 
 def time_calls(call, texts, budget=5.0):
@@ -84,6 +78,9 @@ def time_calls(call, texts, budget=5.0):
         the median batch.
     """
     texts = texts[:256]
+    # The threads of torch and onnxruntime are not the tokenizer's: it would encode a batch on every core.
+    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     def seconds(batch_size, repeats):
         taken = []
@@ -98,8 +95,13 @@ def time_calls(call, texts, budget=5.0):
         # The first calls warm caches up.
         return statistics.median(taken[3:])
 
-    batch_size = min(32, len(texts))
-    return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
+    try:
+        batch_size = min(32, len(texts))
+        return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
+    finally:
+        os.environ.pop("TOKENIZERS_PARALLELISM")
+        if parallelism is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
 
 
 def describe_model(model):

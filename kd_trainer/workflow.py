@@ -29,7 +29,10 @@ from .files import as_text
 from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
+from .onnx_folder import export_model
+from .onnx_graph import check_packages
 from .output_folder import (
+    ONNX,
     RECIPE,
     REPORT,
     TrainingClock,
@@ -134,6 +137,8 @@ def start_run(settings, args, data_args, run_args):
         raise InputError("several processes were launched and each sees only itself: without a GPU add --use_cpu")
     set_logging(args)
     check_arguments(settings, args, data_args, run_args)
+    if run_args.export:
+        check_packages()
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # else torch warns that there is no accelerator to pin for
     if args.hub_token is not None:
@@ -361,7 +366,8 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        finish_report(run, {**rows, role: row}, data, {**answers, role: logits})
+        scored = (model, tokenizer, max_length)
+        finish_report(run, {**rows, role: row}, data, {**answers, role: logits}, scored)
     predict(run, model, tokenizer, max_length)
     push_run(run)
 
@@ -396,9 +402,35 @@ def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, tr
     return row, logits
 
 
-def finish_report(run, rows, data, logits, cascade=None):
+def digest_texts(split):
+    """Names the texts of a split (`datasets.Dataset`) in a report: `str` of 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(texts_of(split)[:]).encode()).hexdigest()
+
+
+def export_scored(run, model, tokenizer, max_length, data, teacher_logits):
     """
-    Writes `report.json`, whose presence means that the run is finished, shows the table.
+    `--export`: the model as ONNX in a folder of the output folder.
+
+    Args:
+        run ([`Run`]), data ([`TextData`]): Say on which split it is checked.
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model as it was scored.
+        max_length (`int`): In its tokens.
+        teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)` or None): For the agreement.
+
+    Returns:
+        `dict[str, dict]`: Rows of the table.
+    """
+    split = data.splits[run.scored_split]
+    columns = [run.data_args.text_column, *([run.data_args.text_pair_column] if data.has_pairs else [])]
+    texts, labels = texts_of(split)[:], split["labels"][:]
+    formats, folder = run.run_args.export, run.output_dir / ONNX
+    return export_model(folder, model, tokenizer, max_length, formats, texts, labels, columns, teacher_logits)
+
+
+def finish_report(run, rows, data, logits, scored=None, cascade=None):
+    """
+    Writes `report.json`, whose presence means that the run is finished, shows the table; then what is made of it:
+    exports, model card, plots.
 
     Args:
         run ([`Run`]): What was done.
@@ -406,6 +438,7 @@ def finish_report(run, rows, data, logits, cascade=None):
         data ([`TextData`]): What it was done on.
         logits (`dict[str, dict[str, np.ndarray]]`): Every row's by split, `(num_rows, num_labels)`; the per-class
             report is about the last.
+        scored (`tuple`, *optional*): Model, tokenizer and longest text of the last row, to export.
         cascade (`dict`, *optional*): See [`choose_cascade`].
     """
     split = run.scored_split
@@ -415,7 +448,7 @@ def finish_report(run, rows, data, logits, cascade=None):
             "split": split,
             "labels": data.label_names,
             "data": data.facts,
-            "texts_sha256": hashlib.sha256(json.dumps(texts_of(data.splits[split])[:]).encode()).hexdigest(),
+            "texts_sha256": digest_texts(data.splits[split]),
             "seed": run.args.seed,
             "settings": plain(run.settings),
             "sources": find_sources(run.settings),
@@ -423,14 +456,16 @@ def finish_report(run, rows, data, logits, cascade=None):
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
             "versions": versions(),
         }
-        scored = {}
+        answered = {}
         for kept in run.answered_splits(data):
             answers = {name: of_row[kept] for name, of_row in logits.items() if kept in of_row}
-            scored[kept] = (np.asarray(data.splits[kept]["labels"][:]), answers)
-            write_scored(run.output_dir, *scored[kept], kept == split)
-        report |= analyse(data.label_names, *scored[split], scored.get("validation") if split != "validation" else None)
+            answered[kept] = (np.asarray(data.splits[kept]["labels"][:]), answers)
+            write_scored(run.output_dir, *answered[kept], kept == split)
+        report |= analyse(
+            data.label_names, *answered[split], answered.get("validation") if split != "validation" else None
+        )
         report["disagreements"] = find_disagreements(
-            texts_of(data.splits[split]), *scored[split], data.label_names, number_of_examples(run)
+            texts_of(data.splits[split]), *answered[split], data.label_names, number_of_examples(run)
         )
         shown = f"\n{split} split, {data.facts['rows'][split]} rows\n{format_table(rows)}\n"
         if run.run_args.eval_robustness:
@@ -445,8 +480,14 @@ def finish_report(run, rows, data, logits, cascade=None):
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
         logger.info(f"report written to {run.output_dir / REPORT}")
+        if run.run_args.export and scored is not None:
+            # The report is there already: an export that is refused loses nothing.
+            exported = export_scored(run, *scored, data, logits.get("teacher", {}).get(split))
+            report = {**rows, **exported, **report}
+            write_json(run.output_dir / REPORT, report)
+            print(f"\n{format_table(rows | exported)}\n", flush=True)
         if run.args.do_train:  # else there is no model here that a card could be about
-            describe_run(run, report, *scored[split])
+            describe_run(run, report, *answered[split])
 
 
 def number_of_examples(run):

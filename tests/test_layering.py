@@ -10,14 +10,15 @@ import kd_trainer
 LAYERS = [
     set(
         """
-        adversarial analysis answers arguments calibration card_file console deferral embeddings errors files fonts
-        inference logit_file losses metrics modeling_bag modeling_bilstm modeling_cnn modeling_student network pairs
-        precision recipes significance sparse text_limits text_noise text_stream tokenization
+        adversarial analysis answers arguments calibration card_file classify console deferral embeddings errors files
+        fonts inference logit_file losses metrics modeling_bag modeling_bilstm modeling_cnn modeling_student network
+        pairs precision recipes significance sparse text_limits text_noise text_stream tokenization
         """.split()
     ),
     set(
         """
-        attribution batches building data linear loading output_folder robustness sources teacher transfer upload
+        attribution batches building data linear loading onnx_graph output_folder robustness sources teacher transfer
+        upload
         """.split()
     ),
     set(
@@ -28,7 +29,7 @@ LAYERS = [
     set(
         """
         ablation baseline card card_sections cascade compare comparison demo demo_html demo_models demo_page
-        demo_words distill ensemble hub plots report space sweep trials tuning workflow
+        demo_words distill ensemble export hub onnx_folder plots report space sweep trials tuning workflow
         """.split()
     ),
 ]

@@ -1,0 +1,448 @@
+"""What is exported answers as the model does, without torch; what would not is refused and leaves nothing."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABEL_NAMES, make_rows, refused
+from transformers import set_seed
+
+import run_student
+from kd_trainer import classify, export, onnx_folder
+from kd_trainer.arguments import EXPORT_FORMATS, RunArguments, split_formats
+from kd_trainer.classify import Classifier, label_file
+from kd_trainer.errors import InputError
+from kd_trainer.inference import predict_logits
+from kd_trainer.loading import describe_labels
+from kd_trainer.modeling_bag import BagConfig, BagForSequenceClassification
+from kd_trainer.modeling_cnn import CNNConfig, CNNForSequenceClassification
+from kd_trainer.onnx_folder import FILES, check_parity, export_model
+from kd_trainer.onnx_graph import write_graph
+from kd_trainer.tokenization import build_tokenizer
+
+VOCABULARY = 40
+TEXTS = [
+    "股市大涨", "", "球", "芯片手机网络" * 5, "[PAD]股市[CLS]", "[UNK]", "a [SEP] b", " \n\t", "未见字😀", "a\x00b",
+    "股市\u2028涨", "[MASK][PAD]", "", "胜" * 40,
+]  # fmt: skip
+STUDENTS = {
+    **{f"bilstm {pooling}": {"pooling": pooling} for pooling in ("max", "mean", "last", "attention")},
+    "bilstm of three layers": {"num_hidden_layers": 3, "pooling": "last"},
+    "bilstm with n-grams": {"ngram_buckets": 50, "ngram_size": 4},
+    "cnn": {},
+    "cnn with n-grams": {"ngram_buckets": 50, "ngram_size": 4, "kernel_sizes": [1, 5]},
+    "bag": {"num_hidden_layers": 2},
+    "bag with n-grams alone": {"num_hidden_layers": 0, "ngram_buckets": 2**18, "ngram_size": 3, "ngram_order": 5},
+}
+
+
+@pytest.fixture
+def make_any(make_student):
+    """A function that builds a student of `STUDENTS`, none of whose weights is zero, in evaluation mode."""
+    sizes = {"embedding_size": 12, "hidden_size": 8, **describe_labels(LABEL_NAMES)}
+    classes = {"cnn": (CNNForSequenceClassification, CNNConfig), "bag": (BagForSequenceClassification, BagConfig)}
+
+    def make(name, **more):
+        settings, kind = {"vocab_size": VOCABULARY, **STUDENTS[name], **more}, name.split()[0]
+        set_seed(0)
+        model = make_student(**settings) if kind == "bilstm" else classes[kind][0](classes[kind][1](**sizes | settings))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+            # But for what stands for padding, as in every student.
+            for table in [model.embeddings, *([model.ngrams.table] if model.ngrams is not None else [])]:
+                table.weight[0] = 0
+        return model.eval()
+
+    return make
+
+
+def run_graph(path, inputs):
+    """The graph's logits, by onnxruntime itself."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+
+
+def draw_batch(generator, batch_size, length, pairs, least=0):
+    """Random token ids, padded on the right; the longest row has `length` tokens."""
+    lengths = torch.randint(least, length + 1, (batch_size,), generator=generator)
+    lengths[-1] = length
+    mask = (torch.arange(max(1, length)) < lengths[:, None]).long()
+    # Behind the mask stands what must not matter.
+    batch = {"input_ids": torch.randint(0, VOCABULARY, mask.shape, generator=generator), "attention_mask": mask}
+    if pairs:
+        firsts = (torch.rand(batch_size, generator=generator) * (lengths + 1)).long()
+        batch["token_type_ids"] = (torch.arange(mask.shape[1]) >= firsts[:, None]).long() * mask
+    return batch
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_students_graph_gives_torchs_logits_at_any_batch_and_length(make_any, tmp_path, name, pairs):
+    model = make_any(name, text_pairs=pairs)
+    names = ("input_ids", "attention_mask", *(["token_type_ids"] if pairs else []))
+    write_graph(model, names, tmp_path / "model.onnx")
+    generator = torch.Generator().manual_seed(0)
+    for batch_size, length in [(1, 1), (1, 19), (2, 0), (7, 2), (32, 5), (5, 33)]:
+        batch = draw_batch(generator, batch_size, length, pairs)
+        with torch.no_grad():
+            expected = model(**batch).logits.numpy()
+        np.testing.assert_allclose(run_graph(tmp_path / "model.onnx", batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_hash_of_ngrams_is_exact_where_products_need_63_bits(make_any, tmp_path):
+    # One row of the table apart, and the logits are others.
+    model = make_any("bag with n-grams alone", vocab_size=250_000)
+    write_graph(model, ("input_ids", "attention_mask"), tmp_path / "model.onnx")
+    ids = torch.randint(0, 250_000, (64, 12), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        expected = model(**batch).logits.numpy()
+    np.testing.assert_allclose(run_graph(tmp_path / "model.onnx", batch), expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(params=["bilstm with n-grams", "cnn", "bert"])
+def classifier(request, make_any, make_teacher, tokenizer, teacher_tokenizer):
+    """A model with its tokenizer."""
+    if request.param == "bert":
+        return make_teacher(), teacher_tokenizer
+    return make_any(request.param, vocab_size=len(tokenizer)), tokenizer
+
+
+@pytest.fixture
+def labels():
+    return np.arange(len(TEXTS)) % len(LABEL_NAMES)
+
+
+def test_the_folder_reads_any_text_as_torch_does(classifier, labels, tmp_path):
+    model, tokenizer = classifier
+    rows = export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], TEXTS, labels)
+    expected = predict_logits(model, tokenizer, TEXTS, 16, 1)
+    assert np.abs(expected).max() > 0.1 and len(np.unique(expected.round(3), axis=0)) > 6, "texts that differ"
+    exported = Classifier(tmp_path / "onnx")
+    for batch_size in (1, 3, len(TEXTS)):
+        answers = np.concatenate(
+            [exported.logits(TEXTS[start : start + batch_size]) for start in range(0, len(TEXTS), batch_size)]
+        )
+        np.testing.assert_allclose(answers, expected, atol=1e-4, rtol=0)
+    probabilities = torch.tensor(expected).softmax(-1).max(-1).values
+    for batch_size in (2, 32):
+        named = exported.label(TEXTS, batch_size)
+        assert [label for label, _ in named] == [LABEL_NAMES[index] for index in expected.argmax(-1)]
+        np.testing.assert_allclose([probability for _, probability in named], probabilities, atol=1e-4)
+    assert rows["onnx"]["accuracy"] == (expected.argmax(-1) == labels).mean()
+    assert rows["onnx"]["parameters"] == model.num_parameters() and rows["onnx"]["agreement"] is None
+    assert rows["onnx"]["size_mb"] == (tmp_path / "onnx" / "model.onnx").stat().st_size / 1e6
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_special_tokens_in_a_text_are_text(make_any, labels, tmp_path, kind):
+    texts, more = make_rows(32)
+    tokenizer = build_tokenizer([*texts, "[ PAD ] pad", "[PAD]"], kind, max_length=16)
+    model = make_any("bilstm max", vocab_size=len(tokenizer))
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, more)
+    exported = Classifier(tmp_path / "onnx").tokenizer
+    for text in TEXTS:
+        assert exported.encode(text).ids == tokenizer(text, truncation=True, max_length=16)["input_ids"]
+    assert len(exported.encode("[PAD]").ids) > 1
+
+
+def test_pairs_are_read_as_pairs(make_any, tmp_path):
+    texts, labels = make_rows(33)
+    tokenizer = build_tokenizer(texts, max_length=16, text_pairs=True)
+    model = make_any("bilstm with n-grams", vocab_size=len(tokenizer), text_pairs=True)
+    pairs = list(zip(texts, ["", "[PAD]" * 4, *reversed(texts[2:])], strict=True))
+    columns = [None, "other"]
+    export_model(tmp_path / "onnx", model, tokenizer, 10, list(EXPORT_FORMATS), pairs, labels, columns)
+    exported = Classifier(tmp_path / "onnx", "model.onnx")
+    np.testing.assert_allclose(exported.logits(pairs), predict_logits(model, tokenizer, pairs, 10, 32), atol=1e-4)
+    with (tmp_path / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("other", "text"), *((second, first) for first, second in pairs)])
+    label_file(exported, tmp_path / "pairs.csv", tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == [label for label, _ in exported.label(pairs)]
+
+
+def run_alone(folder, *arguments):
+    """`classify.py` in a process that has neither torch nor transformers, nor this package."""
+    absent = ("torch", "transformers", "datasets", "kd_trainer")
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, folder / "classify.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=folder.parent)
+
+
+def test_the_folder_labels_files_where_torch_is_not_installed(make_any, tokenizer, labels, tmp_path):
+    model = make_any("bilstm with n-grams", vocab_size=len(tokenizer))
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], TEXTS, labels)
+    shutil.copytree(tmp_path / "onnx", tmp_path / "elsewhere" / "moved")
+    folder = tmp_path / "elsewhere" / "moved"
+    rows = [*zip(map(str, range(len(TEXTS))), TEXTS, strict=True), ("x", 'he said "hi",\nand left')]
+    with (tmp_path / "texts.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([("id", "headline"), *rows])
+    done = run_alone(folder, tmp_path / "texts.csv", tmp_path / "labels.csv")
+    assert done.returncode == 0 and not done.stdout and not done.stderr, done.stderr
+    with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
+        header, *written = csv.reader(file, strict=True)
+    expected = predict_logits(model, tokenizer, [text for _, text in rows], 16, 1)
+    assert header == ["id", "headline", "predicted", "probability"]
+    assert [tuple(row[:2]) for row in written] == rows
+    assert [row[2] for row in written] == [LABEL_NAMES[index] for index in expected.argmax(-1)]
+    done = run_alone(folder, "股市大涨")
+    label, probability = done.stdout.split()
+    one = torch.tensor(predict_logits(model, tokenizer, ["股市大涨"], 16)[0]).softmax(-1)
+    assert label == LABEL_NAMES[int(one.argmax())] and float(probability) == pytest.approx(float(one.max()), abs=1e-4)
+
+    (tmp_path / "other.csv").write_text("id,name\n1,a\n", encoding="utf-8")
+    (tmp_path / "ragged.csv").write_text("id,text\n1,a\n2\n", encoding="utf-8")
+    (tmp_path / "latin.csv").write_bytes("id,text\n1,é\n".encode("latin-1"))
+    for name, found in {
+        "texts": "is there",
+        "no": "no.csv",
+        "other": "name",
+        "ragged": "2 cells",
+        "latin": "utf-8",
+    }.items():
+        target = tmp_path / ("labels.csv" if name == "texts" else "new.csv")
+        done = run_alone(folder, tmp_path / f"{name}.csv", target)
+        assert done.returncode == 1 and found in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert not (tmp_path / "new.csv").exists()
+    assert "python classify.py" in run_alone(folder).stderr
+
+
+def test_a_file_is_read_a_window_at_a_time(tmp_path, monkeypatch):
+    read, labelled, held = 0, 0, []
+
+    class Stub:
+        config = {"columns": [["text"]]}
+
+        def label(self, texts):
+            nonlocal labelled
+            held.append(read - labelled)
+            assert len(texts) == held[-1], "no row is read ahead"
+            labelled += len(texts)
+            return [(text.upper(), 1.0) for text in texts]
+
+    def counting(file, **kwargs):
+        nonlocal read
+        for number, row in enumerate(csv.reader(file, **kwargs)):
+            read += number > 0
+            yield row
+
+    texts = [f"text {number}" for number in range(1000)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text", *texts]), encoding="utf-8")
+    monkeypatch.setattr(classify, "csv", type("module", (), {**vars(csv), "reader": counting}))
+    label_file(Stub(), tmp_path / "texts.csv", tmp_path / "labels.csv", window=64)
+    assert max(held) == 64 and len(held) == 16 and labelled == 1000
+    written = (tmp_path / "labels.csv").read_text(encoding="utf-8").splitlines()
+    assert written == ["text,predicted,probability", *(f"{text},{text.upper()},1.0" for text in texts)]
+
+
+@pytest.fixture
+def trained(make_student, tokenizer):
+    """A student that has learned its rows, whose answers thus survive 8 bits; texts, labels."""
+    texts, labels = make_rows(300)
+    model = make_student(embedding_size=64, hidden_size=32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    for _ in range(25):
+        model(**batch, labels=torch.tensor(labels)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    assert (predict_logits(model, tokenizer, texts, 16).argmax(-1) == labels).mean() > 0.9
+    return model, tokenizer, texts, labels
+
+
+def test_eight_bits_are_smaller_and_answer_the_same(trained, tmp_path):
+    model, tokenizer, texts, labels = trained
+    teacher_logits = predict_logits(model, tokenizer, texts, 16)
+    both = export_model(
+        tmp_path / "onnx", model, tokenizer, 16, ["onnx-int8", "onnx"], texts, labels, teacher_logits=teacher_logits
+    )
+    assert list(both) == ["onnx", "onnx-int8"]
+    # Of four bytes one; the graph itself takes its share of a model this small.
+    graph = 20_000
+    assert both["onnx-int8"]["size_mb"] * 1e6 < both["onnx"]["size_mb"] * 1e6 / 4 + graph
+    assert both["onnx"]["agreement"] == 1 and both["onnx-int8"]["agreement"] > 0.98
+    assert both["onnx"]["accuracy"] - both["onnx-int8"]["accuracy"] <= 0.002 + 1 / len(texts)
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {
+        "classify.py", "config.json", "tokenizer.json", *FILES.values()
+    }  # fmt: skip
+    # The smaller one is what a user gets, and the only one where only that is asked for.
+    assert Classifier(tmp_path / "onnx").config["files"][-1] == "model_int8.onnx"
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx-int8"], texts, labels)
+    assert not (tmp_path / "onnx" / "model.onnx").exists() and Classifier(tmp_path / "onnx").label(texts[:1])
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_export_that_answers_otherwise_is_refused_and_leaves_the_old_one(
+    trained, make_student, tmp_path, monkeypatch, name
+):
+    model, tokenizer, texts, labels = trained
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, labels)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()}
+
+    def write_another(model, names, path):
+        return write_graph(make_student(seed=5, embedding_size=64, hidden_size=32).eval(), names, path)
+
+    monkeypatch.setattr(onnx_folder, "write_graph", write_another)
+    for folder in ("onnx", "new"):
+        with refused(f"{name}: at batch size 1"):
+            export_model(tmp_path / folder, model, tokenizer, 16, [name], texts, labels)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()} == before
+
+
+def test_parity_of_fp32_is_about_every_logit():
+    logits = np.random.default_rng(0).normal(0, 5, (20, 3)).astype(np.float32)
+    labels = np.zeros(20)
+    for error, allowed in [(0.9e-4, True), (1.3e-4, False), (np.nan, False), (np.inf, False)]:
+        other = logits.copy()
+        other[7, 2] += error
+        if allowed:
+            check_parity("onnx", other, logits, labels, 1)
+        else:
+            with refused("onnx", "torch"):
+                check_parity("onnx", other, logits, labels, 1)
+    # Where seven digits do not reach that far.
+    check_parity("onnx", 1e4 * logits * np.float32(1 + 5e-7), 1e4 * logits, labels, 1)
+
+
+@pytest.mark.parametrize("size, allowed", [(1, 1), (60, 1), (500, 1), (501, 2), (1000, 2), (10_000, 20)])
+def test_parity_of_int8_is_a_fifth_of_a_point_to_a_whole_row(size, allowed):
+    labels = np.arange(size) % 3
+    right = np.eye(3, dtype=np.float32)[labels]
+    for lost in (0, allowed, allowed + 1):
+        answers = right.copy()
+        answers[:lost] = np.roll(right[:lost], 1, axis=1)
+        if lost <= allowed:
+            check_parity("onnx-int8", answers, right, labels, 7)
+        elif lost <= size:
+            with refused(f"{size - lost} of {size}", "batch size 7"):
+                check_parity("onnx-int8", answers, right, labels, 7)
+    check_parity("onnx-int8", right, np.roll(right, 1, axis=1), labels, 7)  # better is no error
+    with refused("onnx-int8"):
+        check_parity("onnx-int8", np.full_like(right, np.nan), right, labels, 7)
+
+
+def test_formats_may_be_separated_by_commas():
+    for given in (["onnx", "onnx-int8"], ["onnx,onnx-int8"], ["onnx,onnx-int8", "onnx"]):
+        assert split_formats(given) == ["onnx", "onnx-int8"] == RunArguments(export=given).export
+    assert split_formats(None) is None
+    for given in (["onnx,"], ["int8"], [""]):
+        with refused("--export", "onnx-int8"):
+            split_formats(given)
+
+
+@pytest.fixture
+def student(tmp_path, write_tsv):
+    """A function that trains a tiny student with more flags; its folder."""
+    files = {name: write_tsv(f"{name}.tsv", *make_rows(size, seed)) for seed, (name, size) in enumerate(
+        {"train": 192, "validation": 48, "test": 60}.items())}  # fmt: skip
+    flags = [f"--{name}_file={path}" for name, path in files.items()]
+    flags += ["--use_cpu", "--bf16=false", "--do_train", "--do_predict", "--learning_rate=1e-2", "--disable_tqdm=true"]
+    flags += ["--num_train_epochs=3", "--embedding_size=64", "--hidden_size=32", "--max_seq_length=16"]
+
+    def train(*more):
+        run_student.main([*flags, f"--output_dir={tmp_path / 'student'}", *more])
+        return tmp_path / "student"
+
+    return train
+
+
+def read_report(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_exports_what_it_has_scored(student, capsys):
+    folder = student("--export=onnx,onnx-int8")
+    report = read_report(folder)
+    assert list(report)[:3] == ["student", "onnx", "onnx-int8"] and report["split"] == "test"
+    assert report["onnx"]["accuracy"] == report["student"]["accuracy"] and report["onnx"]["train_seconds"] is None
+    assert report["onnx"].keys() == report["student"].keys()
+    assert report["onnx-int8"]["size_mb"] < report["onnx"]["size_mb"] and "| onnx-int8" in capsys.readouterr().out
+    assert Classifier(folder / "onnx").config["labels"] == report["labels"]
+    assert Classifier(folder / "onnx").config["max_length"] == 16
+    # A new run in the folder takes the old export away: it is not of its model.
+    student("--overwrite_output_dir")
+    assert not (folder / "onnx").exists() and "onnx" not in read_report(folder)
+
+
+def test_a_saved_student_is_exported_on_the_data_of_its_run(student, write_tsv, capsys, tmp_path):
+    folder = student()
+    before = read_report(folder)
+    export.main([str(folder)])
+    after = read_report(folder)
+    assert after["onnx"]["accuracy"] == before["student"]["accuracy"]
+    assert {name: value for name, value in after.items() if name not in FILES} == before
+    assert "test split, 60 rows" in capsys.readouterr().out
+    with refused(f"{folder / 'onnx'} is there already"):
+        export.main([str(folder)])
+    export.main([str(folder), "--overwrite_output_dir", "--export", "onnx"])
+    assert not (folder / "onnx" / "model_int8.onnx").exists()
+    # On other data nothing is added to a report that is not about them.
+    other, after = write_tsv("other.tsv", *make_rows(30, 9)), read_report(folder)
+    assert "onnx-int8" not in after, "whose file is gone"
+    export.main([str(folder), f"--test_file={other}", f"--output_dir={tmp_path / 'new' / 'served'}"])
+    assert Classifier(tmp_path / "new" / "served").label(["股市"]) and read_report(folder) == after
+
+
+def test_bad_input_is_said_in_one_line_and_leaves_nothing(student, write_tsv, tmp_path, monkeypatch):
+    folder = student()
+    kept = sorted(folder.rglob("*"))
+    other = write_tsv("other.tsv", *make_rows(30, 9), names=["a", "b", "c"])
+    (tmp_path / "empty").mkdir()
+    for flags, found in [
+        ([], "no model"),
+        ([str(tmp_path / "none")], "is no folder"),
+        ([str(tmp_path / "empty")], "no data"),
+        ([str(tmp_path / "empty"), f"--test_file={other}"], "no config.json"),
+        ([str(folder), "--export", "int9"], "int9"),
+        ([str(folder), "--tset_file=x"], "--test_file"),
+        ([str(folder), f"--test_file={other}"], "label 'a' is unknown"),
+        ([str(folder), f"--test_file={tmp_path / 'none.tsv'}"], "no such file"),
+        ([str(folder), f"--output_dir={folder}", "--overwrite_output_dir"], "no export"),
+        ([str(folder), f"--output_dir={folder}"], "is there already"),
+    ]:
+        with refused(found):
+            export.main(flags)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
+    with refused("needs onnxruntime", "kd_trainer[export]"):
+        export.main([str(folder)])
+    with refused("needs onnxruntime"):
+        student("--export=onnx", f"--output_dir={tmp_path / 'another'}")
+    assert sorted(folder.rglob("*")) == kept and not (tmp_path / "another").exists()
+    with refused("--export", "--do_predict"):
+        run_student.main([f"--model_name_or_path={folder}", "--predict_text=股市", "--export=onnx", "--use_cpu"])
+
+
+def test_a_refused_export_leaves_the_report_of_the_run(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_folder, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_folder, "RELATIVE_TOLERANCE", -1.0)
+    with refused("onnx: at batch size 1"):
+        student("--export=onnx")
+    report = read_report(tmp_path / "student")
+    assert report["student"]["accuracy"] > 0.5 and "onnx" not in report
+    assert not [path for path in (tmp_path / "student").iterdir() if path.name.startswith("onnx")]
+
+
+def test_a_slow_tokenizer_is_refused(make_student, tokenizer, labels, tmp_path):
+    @dataclasses.dataclass
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(InputError, match="Slow has no tokenizer.json"):
+        export_model(tmp_path / "onnx", make_student(), Slow(), 16, ["onnx"], TEXTS, labels)
+    assert not [*tmp_path.iterdir()]
