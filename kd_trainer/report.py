@@ -49,15 +49,14 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
     Args:
         model (`PreTrainedModel`): Left where it is and as it is; a copy on the CPU is measured.
         tokenizer (`PreTrainedTokenizerBase`): The model's.
-        texts (`list[str]` or `list[tuple[str, str]]`), budget (`float`): See [`time_calls`].
+        texts (`list[str]` or `list[tuple[str, str]]`): Taken in turn, at most 256 of them.
         max_length (`int`): In tokens.
+        budget (`float`, *optional*, defaults to 5.0): Seconds for each of the two numbers, at most.
 
     Returns:
-        `dict[str, float]`: See [`time_calls`].
+        `dict[str, float]`: `latency_ms`, median milliseconds of one text at batch 1; `texts_per_s` at batch 32, from
+        the median batch.
     """
-    # torch's threads are not the tokenizer's: it would encode a batch on every core.
-    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     on_cpu = copy.deepcopy(model).to("cpu").float().eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -65,25 +64,14 @@ def measure_speed(model, tokenizer, texts, max_length, budget=5.0):
         return time_calls(lambda batch: on_cpu(**pad_texts(tokenizer, batch, max_length)), texts, budget)
     finally:
         torch.set_num_threads(threads)
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        if parallelism is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
 
 
 def time_calls(call, texts, budget=5.0):
-    """
-    Speed of whatever answers lists of texts.
-
-    Args:
-        call (`Callable`): Takes a list of texts.
-        texts (`list[str]` or `list[tuple[str, str]]`): Taken in turn, at most 256 of them.
-        budget (`float`, *optional*, defaults to 5.0): Seconds for each of the two numbers, at most.
-
-    Returns:
-        `dict[str, float]`: `latency_ms`, median milliseconds of one text at batch 1; `texts_per_s` at batch 32, from
-        the median batch.
-    """
+    """What [`measure_speed`] returns for any function of a list of texts."""
     texts = texts[:256]
+    # torch's threads are not the tokenizer's: it would encode a batch on every core.
+    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     def seconds(batch_size, repeats):
         taken = []
@@ -98,8 +86,13 @@ def time_calls(call, texts, budget=5.0):
         # The first calls warm caches up.
         return statistics.median(taken[3:])
 
-    batch_size = min(32, len(texts))
-    return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
+    try:
+        batch_size = min(32, len(texts))
+        return {"latency_ms": 1000 * seconds(1, 200), "texts_per_s": batch_size / seconds(batch_size, 30)}
+    finally:
+        os.environ.pop("TOKENIZERS_PARALLELISM")
+        if parallelism is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = parallelism
 
 
 def describe_model(model):

@@ -376,6 +376,8 @@ def finish_report(run, rows, data, logits, trainer=None):
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
         logger.info(f"report written to {run.output_dir / REPORT}")
+        if run.run_args.card_examples is None and run.args.push_to_hub and "distilled" in rows:
+            logger.info("the model card quotes no texts, as it is pushed: --card_examples 5 quotes some")
         if run.args.do_train:  # else there is no model here that a card could be about
             describe_run(run, report, *scored[split])
     if trainer is not None and run.args.push_to_hub:
@@ -385,10 +387,9 @@ def finish_report(run, rows, data, logits, trainer=None):
 def number_of_examples(run):
     """How many texts the report and the card quote."""
     asked = run.run_args.card_examples
-    if asked is None and run.args.push_to_hub:
-        logger.info("the model card quotes no texts, as it is pushed: --card_examples 5 quotes some")
-        return 0
-    return 5 if asked is None else asked
+    if asked is None:
+        return 0 if run.args.push_to_hub else 5
+    return asked
 
 
 def describe_run(run, report, labels, logits):
