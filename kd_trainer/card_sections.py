@@ -248,16 +248,16 @@ def usage(folder, report):
         )
     length = report["settings"].get("max_seq_length", 128)
     said += f"It was trained on at most {length} tokens of a text."
-    exported = sorted(
-        {
-            path.parent.relative_to(folder).as_posix()
-            for path in folder.rglob("*.onnx")
-            if "checkpoint-" not in str(path)
-        }
-    )
-    if exported:
-        folders = ", ".join(f"`{escape(name)}`" for name in exported)
-        said += f"\n\nIn {folders} it is exported to ONNX: `onnxruntime` and `tokenizers` run it, without torch."
+    for export in sorted({path.parent for path in folder.glob("*/*.onnx")}):
+        name = escape(export.name)
+        said += (
+            f"\n\nIn the folder {name} it is exported to ONNX: `onnxruntime`, `tokenizers` and `numpy` run it alone."
+        )
+        if (export / "classify.py").exists():
+            said += (
+                f'\n\n```bash\npython {export.name}/classify.py "a text"\n'
+                f"python {export.name}/classify.py texts.csv labels.csv\n```"
+            )
     return said
 
 

@@ -21,11 +21,11 @@ from .arguments import ModelArguments, check_sizes
 from .console import run_console
 from .demo_models import MOST_CHARACTERS, load_demo
 from .errors import InputError
-from .files import iterate_texts
 from .loading import check_folder
 from .pairs import sides
 from .space import write_space
 from .teacher import parse_label_map
+from .text_stream import iterate_texts
 
 logger = logging.getLogger("kd_trainer.demo")  # its name with python -m, too
 
@@ -67,7 +67,7 @@ def read_examples(path, text_column, text_pair_column):
     The first texts of a file, `list[str]` or pairs.
 
     Raises:
-        `InputError`: As `files.iterate_texts`, and for texts that the page would refuse.
+        `InputError`: As `text_stream.iterate_texts`, and for texts that the page would refuse.
     """
     texts = iterate_texts(path, text_column, text_pair_column)
     examples = list(itertools.islice((text for text in texts if all(map(str.strip, sides(text)))), MOST_EXAMPLES))

@@ -14,7 +14,6 @@ import yaml
 from .attribution import Span, attribute
 from .demo_words import Refusal, refusal_of
 from .errors import InputError
-from .files import iterate_texts
 from .inference import predict_logits
 from .loading import (
     STUDENT_TYPES,
@@ -28,6 +27,7 @@ from .output_folder import RECIPE
 from .pairs import sides
 from .report import prediction_rows, softmax, write_predictions
 from .teacher import align_labels
+from .text_stream import iterate_texts
 
 logger = logging.getLogger(__name__)
 

@@ -198,7 +198,7 @@ def refusal_of(error, path):
     The [`Refusal`] that says what an `InputError` about a csv file says, without the place of the file on the server.
 
     Args:
-        error ([`InputError`]): As `files.iterate_texts` raises it.
+        error ([`InputError`]): As `text_stream.iterate_texts` raises it.
         path (`Path`): Of the file.
     """
     message = str(error).removeprefix(str(path)).lstrip(": ")

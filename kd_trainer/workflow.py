@@ -480,6 +480,8 @@ def finish_report(run, rows, data, logits, scored=None, cascade=None):
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
         logger.info(f"report written to {run.output_dir / REPORT}")
+        if run.run_args.card_examples is None and run.args.push_to_hub and "distilled" in rows:
+            logger.info("the model card quotes no texts, as it is pushed: --card_examples 5 quotes some")
         if run.run_args.export and scored is not None:
             # The report is there already: an export that is refused loses nothing.
             exported = export_scored(run, *scored, data, logits.get("teacher", {}).get(split))
@@ -493,10 +495,9 @@ def finish_report(run, rows, data, logits, scored=None, cascade=None):
 def number_of_examples(run):
     """How many texts the report and the card quote."""
     asked = run.run_args.card_examples
-    if asked is None and run.args.push_to_hub:
-        logger.info("the model card quotes no texts, as it is pushed: --card_examples 5 quotes some")
-        return 0
-    return 5 if asked is None else asked
+    if asked is None:
+        return 0 if run.args.push_to_hub else 5
+    return asked
 
 
 def describe_run(run, report, labels, logits):

@@ -173,6 +173,19 @@ def test_names_of_the_hub_are_linked_and_in_the_metadata(copy_of):
     assert card.card_data(folder, report).base_model == "user/start"
 
 
+def test_an_export_is_told_of(copy_of):
+    folder = copy_of("student")
+    report = read_report(folder)
+    assert "onnx" not in card_text(folder, report)
+    (folder / "onnx").mkdir()
+    for name in ("model.onnx", "model_int8.onnx", "classify.py"):
+        (folder / "onnx" / name).touch()
+    row = {**report["student"], "accuracy": 0.1234}
+    text = card_text(folder, {"student": report["student"], "onnx-int8": row, **report})
+    assert text.count("exported to ONNX") == 1 and "python onnx/classify.py" in text
+    assert "| onnx-int8 " in text and "0.1234" in text, "its row is in the table"
+
+
 def test_the_command_writes_the_same_card_and_the_plots(copy_of, plots):
     folder = copy_of("distilled")
     before, report = (folder / "README.md").read_text(), read_report(folder)
