@@ -23,6 +23,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/preparation.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/training.py

@@ -46,7 +46,8 @@ class Classifier:
         rows = sorted(range(len(texts)), key=lambda row: len("".join(texts[row])))  # like lengths need little padding
         for batch in (rows[start : start + batch_size] for start in range(0, len(rows), batch_size)):
             for row, logits in zip(batch, self.logits([texts[row] for row in batch]), strict=True):
-                labels[row] = (self.config["labels"][logits.argmax()], float(1 / np.exp(logits - logits.max()).sum()))
+                probability = 1 / np.exp(logits - logits.max()).sum()
+                labels[row] = (self.config["labels"][logits.argmax()], round(float(probability), 6))
         return labels
 
 

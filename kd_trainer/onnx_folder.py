@@ -1,5 +1,6 @@
 """A folder that labels texts with onnxruntime and tokenizers alone, checked against the model that it was made of."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -143,6 +144,7 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
     names = [list(TEXT_COLUMNS) if column is None else [column] for column in columns or [None]]
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    made = [path for path in partial.parents if not path.exists()]
     partial.mkdir(parents=True)
     rows = {}
     try:
@@ -163,6 +165,9 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for path in made:
+            with contextlib.suppress(OSError):  # the folder is in it
+                path.rmdir()
     if "onnx-int8" in formats and len(texts) < 1 / LOST_ACCURACY:
         logger.warning(f"{len(texts)} rows show a loss of accuracy to a row alone: check onnx-int8 on 500 or more")
     logger.info(f"{', '.join(formats)} written to {folder}")

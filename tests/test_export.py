@@ -297,7 +297,7 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_the_old_one(
         return write_graph(make_student(seed=5, embedding_size=64, hidden_size=32).eval(), names, path)
 
     monkeypatch.setattr(onnx_folder, "write_graph", write_another)
-    for folder in ("onnx", "new"):
+    for folder in ("onnx", "new/folder"):
         with refused(f"{name}: at batch size 1"):
             export_model(tmp_path / folder, model, tokenizer, 16, [name], texts, labels)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
