@@ -141,7 +141,7 @@ def results(folder, report):
             "\nThese are about these trained models on other texts: another seed gives another model. The p are not "
             "adjusted for their number."
         )
-    return "\n\n".join([*lines, "\n".join(said), picture(folder, "accuracy_latency")])
+    return "\n\n".join(filter(None, [*lines, "\n".join(said), picture(folder, "accuracy_latency")]))
 
 
 def robustness(folder, report):
