@@ -528,7 +528,7 @@ def test_a_space_shows_a_model_of_the_hub(folders, write_csv, tmp_path):
         push += "    HfApi().create_repo(name); HfApi().upload_folder(repo_id=name, folder_path=folder)"
         done = launch([sys.executable, "-c", push, *folders], env=hub.environment(tmp_path / "home"))
         assert done.returncode == 0, done.stderr[-3000:]
-        env = {**hub.environment(tmp_path / "other"), "SPACE_ID": "user/space"}
+        env = {**hub.environment(tmp_path / "other"), "SPACE_ID": "user/space", "TMPDIR": str(tmp_path)}
         env = {name: value for name, value in {**os.environ, **env}.items() if name != "PYTHONPATH"}
         done = subprocess.run(
             [sys.executable, "app.py"], cwd=space, env=env, capture_output=True, text=True, timeout=120
