@@ -5,6 +5,7 @@ import yaml
 from .analysis import subject_of
 from .calibration import BINS
 from .card_file import escape
+from .deferral import format_cascade
 from .fonts import are_ids, axis_names
 from .output_folder import PLOTS
 from .report import align, format_robustness, format_table, table_rows
@@ -24,6 +25,7 @@ PICTURES = {
     "confusion": "Confusion matrices",
     "reliability": "Reliability diagram: how often the model is right against how sure it is",
     "training": "Loss and validation scores over the epochs",
+    "cascade": "Accuracy against the share of the texts that the student answers",
 }
 
 
@@ -182,6 +184,18 @@ def by_label(folder, report):
     return f"{said}\n\n{matrices}"
 
 
+def cascade(folder, report):
+    """What it and its teacher are together."""
+    found = report.get("cascade")
+    if not found:
+        return ""
+    said = format_cascade(found).removeprefix("cascade: ")
+    return (
+        f"## With its teacher\n\n{said[0].upper()}{said[1:]}. The threshold was chosen on the validation split; "
+        f"`kd_trainer.CascadeClassifier` answers so.\n\n{picture(folder, 'cascade')}"
+    )
+
+
 def calibration(folder, report):
     found = report.get("calibration", {})
     if not found:
@@ -283,7 +297,7 @@ def made_with(folder, report):
     return f"## Versions\n\n{versions}. `report.json` has the numbers of this page."
 
 
-SECTIONS = (results, by_label, calibration, disagreements, usage, robustness, training, made_with)
+SECTIONS = (results, by_label, cascade, calibration, disagreements, usage, robustness, training, made_with)
 
 
 def card_text(folder, report):

@@ -21,7 +21,7 @@ from .answers import teacher_answers
 from .arguments import DataArguments, ModelArguments
 from .console import run_console
 from .data import load_data
-from .deferral import MARGIN, choose_cascade, confidences, coverage_curve
+from .deferral import MARGIN, choose_cascade, confidences, coverage_curve, format_cascade
 from .errors import InputError
 from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
@@ -167,16 +167,6 @@ class CascadeClassifier:
         rows = prediction_rows(given, logits, self.label_names, asked)
         answers = [{name: row[name] for name in ("label", "answered_by", "probabilities")} for row in rows]
         return answers if isinstance(texts, list) else answers[0]
-
-
-def format_cascade(found):
-    """What [`choose_cascade`] has found, as a line of text."""
-    latency = "" if found["latency_ms"] is None else f", {found['latency_ms']:.2f} ms a text on average"
-    return (
-        f"cascade: the student answers where it is more than {100 * found['threshold']:.2f} % sure, which are "
-        f"{100 * found['coverage']:.1f} % of the texts, the teacher the others: accuracy {found['accuracy']:.4f} "
-        f"(teacher alone {found['teacher_accuracy']:.4f}, student alone {found['student_accuracy']:.4f}){latency}"
-    )
 
 
 def teacher_settings(name, max_length, label_map):

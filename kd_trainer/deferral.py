@@ -192,3 +192,19 @@ def choose_cascade(validation, reported, latencies=(None, None), margin=MARGIN):
         "validation": cascade_scores(*validation, threshold),
         "curve": [{name: float(curve[name][point]) for name in shown} for point in points],
     }
+
+
+def format_cascade(found):
+    """What [`choose_cascade`] has found, as a line of text."""
+    if found["coverage"] == 1:
+        who = "the student answers all texts"
+    else:
+        who = (
+            f"the student answers where it is more than {100 * found['threshold']:.2f} % sure, which are "
+            f"{100 * found['coverage']:.1f} % of the texts, the teacher the others"
+        )
+    latency = "" if found["latency_ms"] is None else f", {found['latency_ms']:.2f} ms a text on average"
+    return (
+        f"cascade: {who}: accuracy {found['accuracy']:.4f} (teacher alone {found['teacher_accuracy']:.4f}, student "
+        f"alone {found['student_accuracy']:.4f}){latency}"
+    )

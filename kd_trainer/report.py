@@ -164,7 +164,7 @@ def table_rows(report):
     return {
         name: value
         for name, value in report.items()
-        if isinstance(value, dict) and {"accuracy", "latency_ms"} <= value.keys()
+        if isinstance(value, dict) and {"accuracy", "size_mb"} <= value.keys()
     }
 
 

@@ -22,8 +22,9 @@ from .baseline import linear_baseline
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .card import write_card
 from .card_file import CARD, is_unchanged
-from .cascade import CascadeClassifier, format_cascade
+from .cascade import CascadeClassifier
 from .data import load_data, load_texts
+from .deferral import format_cascade
 from .errors import InputError
 from .files import as_text
 from .inference import predict_logits

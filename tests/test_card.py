@@ -22,7 +22,7 @@ import run_teacher
 from kd_trainer import card
 from kd_trainer.card_file import is_unchanged
 from kd_trainer.card_sections import card_text
-from kd_trainer.report import read_scored
+from kd_trainer.report import read_scored, table_rows
 
 PROJECT = Path(__file__).parent.parent
 SIZES = {"train": 192, "validation": 48, "test": 60}
@@ -184,6 +184,18 @@ def test_an_export_is_told_of(copy_of):
     text = card_text(folder, {"student": report["student"], "onnx-int8": row, **report})
     assert text.count("exported to ONNX") == 1 and "python onnx/classify.py" in text
     assert "| onnx-int8 " in text and "0.1234" in text, "its row is in the table"
+
+
+def test_a_cascade_is_no_row_and_has_its_own_words(copy_of):
+    folder = copy_of("distilled")
+    report = read_report(folder)
+    scores = {"accuracy": 0.4321, "student_accuracy": 0.4, "teacher_accuracy": 0.43, "coverage": 0.625}
+    report["cascade"] = {"threshold": 0.75, "latency_ms": 1.25, "rows": 60, **scores}
+    text = card_text(folder, report)
+    assert "cascade" not in table_rows(report)
+    assert "62.5 % of the texts" in text and "more than 75.00 % sure" in text and "0.4321" in text
+    report["cascade"] |= {"threshold": 0.0, "coverage": 1.0}
+    assert "The student answers all texts" in card_text(folder, report)
 
 
 def test_the_command_writes_the_same_card_and_the_plots(copy_of, plots):
