@@ -397,6 +397,7 @@ class RunArguments:
 
     def __post_init__(self):
         self.export = split_formats(self.export)
+        check_sizes(self, "card_examples", least=0, most=100)
 
 
 @dataclass
@@ -416,7 +417,6 @@ class ExportArguments:
 
     def __post_init__(self):
         self.export = split_formats(self.export)
-        check_sizes(self, "card_examples", least=0, most=100)
 
 
 @dataclass
