@@ -10,6 +10,7 @@ command again.
 """
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -18,8 +19,10 @@ import yaml
 
 from .console import run_console
 from .errors import InputError
-from .output_folder import RECIPE, is_locked
+from .output_folder import RECIPE, REPORT, is_locked
 from .upload import CHECKPOINT_STRATEGIES, check_pushable, prepare_repo, push_folder
+
+logger = logging.getLogger(__name__)
 
 
 def make_parser():
@@ -55,6 +58,14 @@ def read_settings(folder):
         raise InputError(f"{folder / RECIPE} is damaged: remove it, or push another folder") from None
 
 
+def count_quoted(folder):
+    """How many texts of the data the report in `folder`, and so its card, quotes."""
+    try:
+        return len(json.loads((folder / REPORT).read_text(encoding="utf-8")).get("disagreements") or [])
+    except (OSError, ValueError):  # no report: a model of another kind
+        return 0
+
+
 def main(argv):
     """Pushes as the command line `argv` (`list[str]`) says."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -73,6 +84,12 @@ def main(argv):
         return settings.get(name) if given is None else given
 
     private, revision = wanted("hub_private_repo"), wanted("hub_revision")
+    quoted = count_quoted(folder)
+    if quoted and not private:
+        logger.warning(
+            f"{quoted} texts of the data are quoted in {folder}, for all to read: python -m kd_trainer.card {folder} "
+            "--card_examples 0 takes them out"
+        )
     name = wanted("hub_model_id") or folder.absolute().name
     repo_id = prepare_repo(name, private, revision, args.hub_token)
     keeps_checkpoints = settings.get("hub_strategy") in CHECKPOINT_STRATEGIES

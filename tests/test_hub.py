@@ -577,3 +577,15 @@ def test_a_new_run_in_the_folder_of_another_removes_what_described_that(folder, 
     assert not (folder / "README.md").exists() or "A card" not in (folder / "README.md").read_text()
     assert not (folder / "_push-checkpoint-4").exists() and (folder / "predictions.csv").exists()
     assert load_file(folder / "model.safetensors")
+
+
+def test_texts_that_would_be_public_are_told_of(hub, folder, caplog):
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (folder / "report.json").write_text(json.dumps({**report, "disagreements": [{"text": "甲"}, {"text": "乙"}]}))
+    push = [str(folder), "--hub_model_id=user/student"]
+    command.main(push)
+    assert "2 texts of the data are quoted" in caplog.text
+    caplog.clear()
+    (folder / "report.json").write_text(json.dumps({**report, "disagreements": []}))
+    command.main(push)
+    assert "quoted" not in caplog.text
