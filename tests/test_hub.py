@@ -93,6 +93,7 @@ def finished(flags, tmp_path_factory):
     """Folder of a finished run; not to be written to."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     run_student.main([*flags, f"--output_dir={folder}"])
+    shutil.rmtree(folder / "plots")
     return folder
 
 
