@@ -34,6 +34,8 @@ class Classifier:
 
     def logits(self, texts):
         """Of one batch, float32 of shape `(len(texts), num_labels)`."""
+        part = slice(*self.config["part"])  # what is beyond it would be tokenized and cut off
+        texts = [text[part] if isinstance(text, str) else tuple(side[part] for side in text) for text in texts]
         encodings = self.tokenizer.encode_batch(texts)
         inputs = {name: np.array([getattr(e, FIELDS[name]) for e in encodings], np.int64) for name in self.inputs}
         if not encodings[0].ids:  # nothing but empty texts: a token that the mask hides stands for each

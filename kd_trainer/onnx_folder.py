@@ -20,6 +20,7 @@ from .loading import label_list
 from .metrics import agreement, score_logits
 from .onnx_graph import input_names, quantize, write_graph
 from .report import COLUMNS, time_calls
+from .text_limits import longest_part
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def write_folder(folder, model, tokenizer, max_length, formats, columns):
     config = {
         "labels": label_list(model.config),
         "max_length": max_length,
+        "part": longest_part(tokenizer, max_length),
         "split_special_tokens": tokenizer.split_special_tokens,
         "columns": columns,
         "files": [file for name, file in FILES.items() if name in formats],

@@ -19,6 +19,12 @@ def fills(tokenizer, text, tokens):
     return len(encoded["input_ids"]) >= tokens
 
 
+def longest_part(tokenizer, max_length):
+    """The most that is ever read of a text, as `[start, stop]` of a slice: see [`limit_text`]."""
+    size = WIDTHS[-1] * (max_length + SPARE_TOKENS)
+    return [-size, None] if tokenizer.truncation_side == "left" else [None, size]
+
+
 def limit_text(tokenizer, text, max_length):
     """
     The text, or, where it is much longer than `max_length` tokens, a beginning of it that has the same first tokens: a

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,19 @@ def test_the_folder_reads_any_text_as_torch_does(classifier, labels, tmp_path):
     assert rows["onnx"]["accuracy"] == (expected.argmax(-1) == labels).mean()
     assert rows["onnx"]["parameters"] == model.num_parameters() and rows["onnx"]["agreement"] is None
     assert rows["onnx"]["size_mb"] == (tmp_path / "onnx" / "model.onnx").stat().st_size / 1e6
+
+
+def test_the_folder_tokenizes_no_more_of_a_text_than_can_be_read(make_any, tokenizer, labels, tmp_path):
+    model = make_any("cnn", vocab_size=len(tokenizer))
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], TEXTS, labels)
+    exported, sizes = Classifier(tmp_path / "onnx"), []
+    tokenize = exported.tokenizer.encode_batch
+    exported.tokenizer = SimpleNamespace(
+        encode_batch=lambda texts: [sizes.append(len(text)) for text in texts] and tokenize(texts)
+    )
+    long = "球队胜" * 1_000_000
+    assert np.array_equal(exported.logits([long]), exported.logits([long[:16]]))
+    assert sizes == [1024 * (16 + 128), 16]
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
