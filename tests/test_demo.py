@@ -195,7 +195,7 @@ def test_a_teacher_of_other_labels_is_refused(folders, make_teacher, teacher_tok
 def test_a_pickle_is_not_loaded(folders):
     student = Path(folders[0])
     (student / "model.safetensors").rename(student / "pytorch_model.bin")
-    with refused("no weights"):
+    with refused("pickled"):
         load_demo(str(student), None, ModelArguments())
 
 
@@ -207,7 +207,7 @@ def test_the_code_of_a_folder_is_not_run(folders, tmp_path, monkeypatch):
     evil = config.replace("modeling_bilstm.BiLSTM", "modeling_evil.BiLSTM").replace("kd_bilstm", "evil")
     (student / "config.json").write_text(evil, encoding="utf-8")
     monkeypatch.setattr("sys.stdin", None)
-    with refused("cannot be loaded"):
+    with refused("code of its own"):
         load_demo(str(student), None, ModelArguments())
     assert not (tmp_path / "ran").exists()
 

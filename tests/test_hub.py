@@ -17,7 +17,7 @@ from conftest import LABEL_NAMES, make_rows, refused
 from hub_server import HubServer
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
 
 import run_student
 from kd_trainer import hub as command
@@ -489,6 +489,9 @@ def test_code_on_the_hub_runs_only_when_it_is_trusted(hub, folder, tmp_path, mon
         load_classifier(str(folder), args)
     assert not marker.exists()
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    for mapping in (CONFIG_MAPPING, AutoModelForSequenceClassification._model_mapping):
+        # It registers its own classes, which must not outlive this test.
+        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
     with contextlib.suppress(Exception):  # whether it loads is not the question
         AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     assert marker.exists()  # it would have been seen
