@@ -22,6 +22,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/adversarial.py
 	$(BIN)/python benchmarks/preparation.py
 	$(BIN)/python benchmarks/limit.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sparse.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/growth.py

@@ -36,7 +36,7 @@ NOT_KEPT = {
     *(field.name for field in dataclasses.fields(AblationArguments)),
     *(field.name for field in dataclasses.fields(TuningArguments)),
     "compare_student", "seed", "output_dir", "push_to_hub", "predict_file", "predict_text", "predict_text_pair",
-    "predict_output", "export",
+    "predict_output", "export", "cascade_teacher", "hub_model_id", "card_examples",
 }  # fmt: skip
 
 

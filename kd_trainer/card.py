@@ -111,7 +111,8 @@ def rewrite(folder, overwrite=False, examples=None):
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         labels, logits = read_scored(folder)
-        validation = read_scored(folder, is_reported=False) if (folder / VALIDATION).exists() else None
+        has_validation = report["split"] != "validation" and (folder / VALIDATION).exists()
+        validation = read_scored(folder, is_reported=False) if has_validation else None
         logits = {name: logits[name] for name in table_rows(report) if name in logits}  # in the order of the table
         report.update(analyse(report["labels"], labels, logits, validation))
         report["disagreements"] = report.get("disagreements", [])[:examples]

@@ -246,7 +246,7 @@ def disagreements(folder, report):
 
 
 def usage(folder, report):
-    name = report["settings"].get("hub_model_id") or "PATH_OR_NAME_OF_THIS_MODEL"
+    name = repository(report) or "PATH_OR_NAME_OF_THIS_MODEL"
     remote = ", trust_remote_code=True" if "auto_map" in read_json(folder / "config.json") else ""
     call = 'classify(["…", "…"])'
     if "text_pair_column" in report["settings"]:
@@ -317,4 +317,9 @@ def card_text(folder, report):
 
 def model_name(folder, report):
     """Of the repository, where it is known, else of the folder."""
-    return file_name(report["settings"].get("hub_model_id") or folder.resolve().name)
+    return file_name(repository(report) or folder.resolve().name)
+
+
+def repository(report):
+    """Where the model is on the hub, `str`; None where it was not pushed."""
+    return report.get("sources", {}).get("repository") or report["settings"].get("hub_model_id")

@@ -19,19 +19,23 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from .answers import teacher_answers
 from .arguments import DataArguments, ModelArguments
+from .card import rewrite
+from .card_file import CARD, is_unchanged
 from .console import run_console
 from .data import load_data
 from .deferral import MARGIN, choose_cascade, confidences, coverage_curve, format_cascade
 from .errors import InputError
 from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
-from .pairs import texts_of
+from .output_folder import PLOTS, REPORT, SCORED
+from .pairs import digest_texts, texts_of
 from .report import measure_speed, prediction_rows, write_json
+from .sources import read_json
 from .teacher import align_labels, parse_label_map
 
 logger = logging.getLogger(__name__)
 
-PLOT = Path("plots") / "cascade.png"
+PLOT = Path(PLOTS) / "cascade.png"
 
 
 def load(model, args, what):
@@ -320,8 +324,14 @@ def main(argv):
     found = choose_cascade(splits["validation"], splits["test"], latencies, flags["margin"])
     settings = {"threshold": found["threshold"], "max_seq_length": models.max_length}
     save_cascade(folder, settings | teacher_settings(flags["teacher"], models.teacher_max_length, flags["label_map"]))
-    write_json(folder / "cascade.json", {**found, "test_file": data_args.test_file, "teacher": flags["teacher"]})
     draw_if_possible(splits["test"], found, folder / PLOT)
+    report = read_json(folder / REPORT)
+    if report.get("texts_sha256") == digest_texts(data.splits["test"]):
+        write_json(folder / REPORT, {**report, "cascade": found})
+    elif report.pop("cascade", None) is not None:  # of another threshold than the student now has
+        write_json(folder / REPORT, report)
+    if is_unchanged(folder / CARD) and (folder / SCORED).exists():
+        rewrite(folder)
     print(format_cascade(found), flush=True)
 
 

@@ -47,7 +47,11 @@ def make_parser():
     parser.add_argument("--text_column", help="Column of the texts in a csv; the usual names are found without.")
     parser.add_argument("--text_pair_column", help="Column of the second texts in a csv of pairs (text_pair).")
     parser.add_argument("--text_pairs", action="store_true", help="The models read two texts and do not say so.")
-    parser.add_argument("--max_seq_length", type=int, help="Longest text, in tokens (as the student was trained).")
+    parser.add_argument(
+        "--max_seq_length",
+        type=int,
+        help="Longest text, in tokens (that of its recipe.yaml, else 128).",
+    )
     parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that comes with a model.")
     parser.add_argument("--cache_dir", help="Where models from the hub are stored.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (127.0.0.1, this machine alone).")

@@ -29,10 +29,9 @@ from .transfer import HOLE, transfer_set
 from .workflow import (
     build_trainer,
     check_model,
+    conclude,
     finish_report,
     fit_alone,
-    predict,
-    push_run,
     saved_model,
     score_model,
     train_model,
@@ -386,6 +385,5 @@ def distil(run, alone, teacher, student_args, data):
     cascade = None
     if run.args.process_index == 0:
         cascade = cascade_of_run(run, rows, data, logits, teacher, student, max_length)
-    finish_report(run, rows, data, logits, (student, tokenizer, max_length), cascade)
-    predict(run, student, tokenizer, max_length)
-    push_run(run)
+    finish_report(run, rows, data, logits, cascade)
+    conclude(run, student, tokenizer, max_length, data)

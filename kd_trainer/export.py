@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 from .arguments import DataArguments, ExportArguments, ModelArguments
+from .card import rewrite
+from .card_file import CARD, is_unchanged
 from .console import run_console
 from .data import load_data
 from .errors import InputError
@@ -22,10 +24,9 @@ from .loading import check_pairs, fit_length, load_classifier, load_config, load
 from .onnx_folder import FILES, export_model
 from .onnx_graph import check_packages
 from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_writable
-from .pairs import texts_of
+from .pairs import digest_texts, texts_of
 from .recipes import ScriptParser, read_recipe
-from .report import format_table, read_scored, write_json
-from .workflow import digest_texts
+from .report import format_table, read_scored, table_rows, write_json
 
 logger = logging.getLogger("kd_trainer.export")  # its name with python -m, too
 
@@ -146,8 +147,10 @@ def main(argv):
     scored = {}
     if is_reported:
         kept = {key: value for key, value in report.items() if key not in FILES}
-        scored = {key: row for key, row in kept.items() if isinstance(row, dict) and "latency_ms" in row}
+        scored = table_rows(kept)
         write_json(source / REPORT, scored | exported | kept)
+        if is_unchanged(source / CARD) and (source / SCORED).exists():
+            rewrite(source)
     print(f"\n{split} split, {len(rows)} rows\n{format_table(scored | exported)}\n", flush=True)
 
 

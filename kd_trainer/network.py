@@ -21,7 +21,7 @@ def why_unreachable(endpoint=None, seconds=5.0):
         `str` or None: None where it can, and where a proxy stands between, which alone knows.
     """
     url = urlsplit(endpoint or constants.ENDPOINT)
-    if url.scheme in getproxies() and not proxy_bypass(url.hostname):
+    if not getproxies().keys().isdisjoint({url.scheme, "all"}) and not proxy_bypass(url.hostname):
         return None
     try:
         socket.create_connection((url.hostname, url.port or PORTS[url.scheme]), timeout=seconds).close()

@@ -165,6 +165,13 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # onnxruntime has exceptions of its own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"onnxruntime cannot run the graph of a {type(model).__name__} ({reason}): leave --export out"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for path in made:

@@ -197,7 +197,7 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             )
         if checkpoint is None:
             # Its old weights too: a kill would leave them beside the new settings.
-            for old in (folder / REPORT, *folder.glob("model*.safetensors")):
+            for old in (*(folder / name for name in (REPORT, SCORED, VALIDATION)), *folder.glob("model*.safetensors")):
                 old.unlink(missing_ok=True)
             if is_unchanged(folder / CARD):
                 (folder / CARD).unlink()

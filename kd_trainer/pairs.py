@@ -1,5 +1,7 @@
 """A text may be a pair of texts: wherever the package takes a list of texts, its items are `str` or `(str, str)`."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 
@@ -75,3 +77,8 @@ def tokenizer_arguments(texts):
     if texts and isinstance(texts[0], tuple):
         return tuple(list(column) for column in zip(*texts, strict=True))
     return (list(texts),)
+
+
+def digest_texts(split):
+    """Names the texts of a split (`datasets.Dataset`) in a report: `str` of 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(texts_of(split)[:]).encode()).hexdigest()

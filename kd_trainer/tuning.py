@@ -33,7 +33,8 @@ STUDY = "tune"
 FACTOR = 4.0  # learning rate and temperature are searched from a FACTOR-th of what is given to FACTOR times that
 SCORES = ("accuracy", "precision", "recall", "f1")
 # What only a run of the recipe that a search ends with does.
-PUT_OFF = ("do_predict", "compare_student", "eval_robustness", "predict_file", "predict_text", "push_to_hub", "export")
+PUT_OFF = ("do_predict", "compare_student", "eval_robustness", "predict_file", "predict_text", "push_to_hub", "export",
+           "cascade_teacher")  # fmt: skip
 
 
 def prepare_search(run, tuning_args, teacher_args):

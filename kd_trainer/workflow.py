@@ -1,6 +1,5 @@
 """One launch of a script, step by step: start, read data, train, score, write down what came out."""
 
-import hashlib
 import json
 import logging
 import os
@@ -20,12 +19,12 @@ from .analysis import analyse, find_disagreements
 from .arguments import DataArguments, RunArguments, check_arguments
 from .baseline import linear_baseline
 from .batches import NO_LABEL, DistillationCollator, tokenize
-from .card import write_card
+from .card import rewrite, write_card
 from .card_file import CARD, is_unchanged
 from .cascade import CascadeClassifier
 from .data import load_data, load_texts
 from .deferral import format_cascade
-from .errors import InputError
+from .errors import HubError, InputError
 from .files import as_text
 from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_config, named_labels
@@ -42,9 +41,10 @@ from .output_folder import (
     claim_output_dir,
     differing_settings,
     find_checkpoint,
+    lock,
     plain,
 )
-from .pairs import texts_of
+from .pairs import digest_texts, texts_of
 from .plots import draw_plots
 from .report import (
     check_prediction_file,
@@ -52,14 +52,16 @@ from .report import (
     format_robustness,
     format_table,
     prediction_rows,
+    read_scored,
     result_row,
+    table_rows,
     versions,
     write_json,
     write_predictions,
     write_scored,
 )
 from .robustness import check_attackable, measure_robustness
-from .sources import find_sources
+from .sources import find_sources, read_json
 from .trainer import AdversarialTrainer
 from .upload import CHECKPOINT_STRATEGIES, prepare_repo, push_command, push_folder
 
@@ -146,20 +148,24 @@ def start_run(settings, args, data_args, run_args):
         # Where the hub's client looks; the Trainer would write it into training_args.bin.
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     run = Run(settings, args, data_args, run_args)
-    if run_args.predict_file is not None:
-        check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
-    if run_args.predict_file is not None and args.process_index == 0:
-        check_writable(prediction_path(run).parent, "the folder of --predict_output")
     # A search and an ablation push nothing themselves.
     pushes = args.push_to_hub and not (settings.get("tune") or settings.get("ablation"))
     finished = pushes and is_finished(run)
+    if run_args.predict_file is not None and not finished:
+        check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
+        if args.process_index == 0:
+            check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits and not finished:
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
+        if not args.do_train and any(run.output_dir.glob("model*.safetensors")):
+            raise InputError(
+                f"--output_dir {run.output_dir} holds a model that is not trained here: its report would be about "
+                "another, choose another --output_dir"
+            )
     if pushes and args.process_index == 0:
-        args.hub_model_id = prepare_repo(hub_name(run), args.hub_private_repo, args.hub_revision)
+        args.hub_model_id = prepare_repo(repository(run), args.hub_private_repo, args.hub_revision)
     if finished:
-        logger.info(f"the run in {run.output_dir} is finished: it is pushed as it is")
-        push_run(run)
+        push_finished(run)
         return None
     if args.world_size > 1:
         # A launcher that starts a world of 1 by mistake would otherwise go unnoticed.
@@ -168,7 +174,7 @@ def start_run(settings, args, data_args, run_args):
     return run
 
 
-def hub_name(run):
+def repository(run):
     """Where the run is pushed to: as in the Trainer, the output folder's name unless it is named."""
     return run.args.hub_model_id or run.output_dir.absolute().name
 
@@ -184,16 +190,28 @@ def is_finished(run):
     if run.run_args.overwrite_output_dir or not ((folder / REPORT).exists() and (folder / RECIPE).exists()):
         return False
     differing = differing_settings(folder, run.settings)
-    split = json.loads((folder / REPORT).read_text(encoding="utf-8"))["split"]
+    split = read_json(folder / REPORT).get("split")
     if split != run.scored_split:
         differing = ", ".join(filter(None, [differing, f"its report is about the {split} split"]))
     if differing:
-        command = push_command(folder, hub_name(run), run.args.hub_private_repo, run.args.hub_revision)
+        command = push_command(folder, repository(run), run.args.hub_private_repo, run.args.hub_revision)
         raise InputError(
             f"--output_dir {folder} holds a finished run of other settings ({differing}): choose another --output_dir, "
             f"or push what is there with: {command}"
         )
     return True
+
+
+def push_finished(run):
+    """Pushes a run that is finished already, quoting no more texts of the data than a push is to quote."""
+    if run.args.process_index != 0:
+        return
+    lock(run.output_dir)
+    logger.info(f"the run in {run.output_dir} is finished: it is pushed, and nothing else is done")
+    quoted = read_json(run.output_dir / REPORT).get("disagreements") or []
+    if len(quoted) > number_of_examples(run):
+        rewrite(run.output_dir, examples=number_of_examples(run))
+    push_run(run)
 
 
 def push_run(run):
@@ -206,7 +224,7 @@ def push_run(run):
     args = run.args
     if args.push_to_hub and args.process_index == 0:
         keeps_checkpoints = run.settings.get("hub_strategy") in CHECKPOINT_STRATEGIES
-        push_folder(run.output_dir, hub_name(run), args.hub_private_repo, args.hub_revision, keeps_checkpoints)
+        push_folder(run.output_dir, repository(run), args.hub_private_repo, args.hub_revision, keeps_checkpoints)
 
 
 def get_data(run, model_args, unlabelled_allowed=False, answer_column=None):
@@ -367,10 +385,37 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
-        scored = (model, tokenizer, max_length)
-        finish_report(run, {**rows, role: row}, data, {**answers, role: logits}, scored)
-    predict(run, model, tokenizer, max_length)
-    push_run(run)
+        finish_report(run, {**rows, role: row}, data, {**answers, role: logits})
+    conclude(run, model, tokenizer, max_length, data)
+
+
+def conclude(run, model, tokenizer, max_length, data):
+    """
+    What follows the report: export, card and plots, predictions, push. What fails does not keep the rest from its work.
+
+    Args:
+        run ([`Run`]): What is asked for.
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`), max_length (`int`): The model of the report.
+        data ([`TextData`] or None): What it was scored on; None where nothing but predicting is done.
+
+    Raises:
+        `InputError`, `HubError`: The first failure, after all that worked.
+    """
+    failures = []
+    for step in (
+        lambda: data is not None and export_scored(run, model, tokenizer, max_length, data),
+        lambda: data is not None and describe_run(run),
+        lambda: predict(run, model, tokenizer, max_length),
+        lambda: push_run(run),
+    ):
+        try:
+            step()
+        except (InputError, HubError) as error:
+            failures.append(error)
+    for error in failures[1:]:
+        logger.error(str(error))
+    if failures:
+        raise failures[0]
 
 
 def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, train_seconds=None):
@@ -403,35 +448,33 @@ def score_model(run, model, tokenizer, data, max_length, teacher_logits=None, tr
     return row, logits
 
 
-def digest_texts(split):
-    """Names the texts of a split (`datasets.Dataset`) in a report: `str` of 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(texts_of(split)[:]).encode()).hexdigest()
-
-
-def export_scored(run, model, tokenizer, max_length, data, teacher_logits):
+def export_scored(run, model, tokenizer, max_length, data):
     """
-    `--export`: the model as ONNX in a folder of the output folder.
+    `--export`: the model as ONNX in a folder of the output folder, and its rows in the report, which shows the table
+    again.
 
     Args:
         run ([`Run`]), data ([`TextData`]): Say on which split it is checked.
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The model as it was scored.
         max_length (`int`): In its tokens.
-        teacher_logits (`np.ndarray` of shape `(num_rows, num_labels)` or None): For the agreement.
-
-    Returns:
-        `dict[str, dict]`: Rows of the table.
     """
+    if not run.run_args.export or run.args.process_index != 0:
+        return
+    teacher_logits = read_scored(run.output_dir)[1].get("teacher")
     split = data.splits[run.scored_split]
     columns = [run.data_args.text_column, *([run.data_args.text_pair_column] if data.has_pairs else [])]
     texts, labels = texts_of(split)[:], split["labels"][:]
     formats, folder = run.run_args.export, run.output_dir / ONNX
-    return export_model(folder, model, tokenizer, max_length, formats, texts, labels, columns, teacher_logits)
+    exported = export_model(folder, model, tokenizer, max_length, formats, texts, labels, columns, teacher_logits)
+    report = read_json(run.output_dir / REPORT)
+    rows = table_rows(report) | exported
+    write_json(run.output_dir / REPORT, rows | report | exported)
+    print(f"\n{format_table(rows)}\n", flush=True)
 
 
-def finish_report(run, rows, data, logits, scored=None, cascade=None):
+def finish_report(run, rows, data, logits, cascade=None):
     """
-    Writes `report.json`, whose presence means that the run is finished, shows the table; then what is made of it:
-    exports, model card, plots.
+    Writes `report.json`, whose presence means that the run is finished, shows the table.
 
     Args:
         run ([`Run`]): What was done.
@@ -439,7 +482,6 @@ def finish_report(run, rows, data, logits, scored=None, cascade=None):
         data ([`TextData`]): What it was done on.
         logits (`dict[str, dict[str, np.ndarray]]`): Every row's by split, `(num_rows, num_labels)`; the per-class
             report is about the last.
-        scored (`tuple`, *optional*): Model, tokenizer and longest text of the last row, to export.
         cascade (`dict`, *optional*): See [`choose_cascade`].
     """
     split = run.scored_split
@@ -452,7 +494,7 @@ def finish_report(run, rows, data, logits, scored=None, cascade=None):
             "texts_sha256": digest_texts(data.splits[split]),
             "seed": run.args.seed,
             "settings": plain(run.settings),
-            "sources": find_sources(run.settings),
+            "sources": {**find_sources(run.settings), "repository": run.args.hub_model_id},
             "precision": "bf16" if run.args.bf16 else "fp16" if run.args.fp16 else "fp32",
             "measured": {"device": str(run.args.device), "speed": "CPU, 1 thread, tokenization included"},
             "versions": versions(),
@@ -483,14 +525,6 @@ def finish_report(run, rows, data, logits, scored=None, cascade=None):
         logger.info(f"report written to {run.output_dir / REPORT}")
         if run.run_args.card_examples is None and run.args.push_to_hub and "distilled" in rows:
             logger.info("the model card quotes no texts, as it is pushed: --card_examples 5 quotes some")
-        if run.run_args.export and scored is not None:
-            # The report is there already: an export that is refused loses nothing.
-            exported = export_scored(run, *scored, data, logits.get("teacher", {}).get(split))
-            report = {**rows, **exported, **report}
-            write_json(run.output_dir / REPORT, report)
-            print(f"\n{format_table(rows | exported)}\n", flush=True)
-        if run.args.do_train:  # else there is no model here that a card could be about
-            describe_run(run, report, *answered[split])
 
 
 def number_of_examples(run):
@@ -501,14 +535,16 @@ def number_of_examples(run):
     return asked
 
 
-def describe_run(run, report, labels, logits):
+def describe_run(run):
     """The model card and the plots; a card that somebody has written there stays."""
-    card, overwrite = run.output_dir / CARD, run.run_args.overwrite_output_dir
-    if card.exists() and not overwrite and not is_unchanged(card):
+    if not run.args.do_train or run.args.process_index != 0:
+        return  # there is no model here that a card could be about
+    card, report = run.output_dir / CARD, read_json(run.output_dir / REPORT)
+    if card.exists() and not is_unchanged(card):
         logger.warning(f"{card} was written or edited by somebody and stays: it may tell of another run")
-        draw_plots(run.output_dir, report, labels, logits)
-        return
-    write_card(run.output_dir, report, labels, logits, overwrite)
+        draw_plots(run.output_dir, report, *read_scored(run.output_dir))
+    else:
+        write_card(run.output_dir, report, *read_scored(run.output_dir))
 
 
 def prediction_path(run):

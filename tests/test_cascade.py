@@ -356,7 +356,7 @@ def test_the_command_on_a_finished_student_chooses_the_same(finished, tmp_path, 
     assert "cascade: the student answers" in capsys.readouterr().out
     saved = AutoConfig.from_pretrained(tmp_path / "student").cascade
     assert saved.pop("threshold") == pytest.approx(chosen.pop("threshold"), abs=1e-6) and saved == chosen
-    report, found = read_report(folder)["cascade"], json.loads((tmp_path / "student" / "cascade.json").read_text())
+    report, found = read_report(folder)["cascade"], read_report(tmp_path / "student")["cascade"]
     assert (found["coverage"], found["accuracy"]) == (report["coverage"], report["accuracy"])
 
 

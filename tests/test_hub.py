@@ -26,7 +26,7 @@ from kd_trainer.arguments import ModelArguments
 from kd_trainer.base_trainer import ClassificationTrainer
 from kd_trainer.building import STUDENTS
 from kd_trainer.console import run_console
-from kd_trainer.errors import HubError
+from kd_trainer.errors import HubError, InputError
 from kd_trainer.loading import describe_labels, load_classifier, load_tokenizer
 from kd_trainer.output_folder import locked
 from kd_trainer.tokenization import build_tokenizer
@@ -252,9 +252,10 @@ def test_a_failed_upload_loses_nothing_and_the_same_command_pushes(hub, flags, t
     run = [*flags, *PUSH, "--hub_strategy=end", f"--output_dir={output}", "--hub_private_repo"]
     texts = tmp_path / "texts.txt"
     texts.write_text("球队\n", encoding="utf-8")
+    run.append(f"--predict_file={texts}")
     hub.broken = {"commit": 500}
     with pytest.raises(HubError) as caught:
-        run_student.main([*run, f"--predict_file={texts}", "--hub_token=hf_secret"])
+        run_student.main([*run, "--hub_token=hf_secret"])
     assert "\n" not in str(caught.value) and "500" in str(caught.value) and "hf_secret" not in str(caught.value)
     assert (output / "report.json").exists() and (output / "predictions.csv").exists()
     assert not commits(hub)
@@ -280,7 +281,7 @@ def test_a_failed_upload_loses_nothing_and_the_same_command_pushes(hub, flags, t
     with refused("holds a finished run of other settings", "seed", "kd_trainer.hub"):
         run_student.main([*run, "--seed=7"])
     with refused("holds a finished run"):
-        run_student.main([flag for flag in run if flag != "--push_to_hub"])
+        run_student.main([flag for flag in run if flag != "--push_to_hub" and not flag.startswith("--predict_file")])
 
 
 def test_an_upload_apart_from_its_commit_may_fail_too(hub, folder):
@@ -578,9 +579,46 @@ def test_a_new_run_in_the_folder_of_another_removes_what_described_that(folder, 
     run_student.main(other)
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["seed"] == 5
     assert not (folder / "onnx" / "model.onnx").exists() and not (folder / "plots" / "loss.png").exists()
-    assert not (folder / "README.md").exists() or "A card" not in (folder / "README.md").read_text()
+    assert "A card" in (folder / "README.md").read_text()  # a person's own
     assert not (folder / "_push-checkpoint-4").exists() and (folder / "predictions.csv").exists()
     assert load_file(folder / "model.safetensors")
+
+
+def test_a_finished_run_quotes_no_more_texts_than_a_push_is_to(hub, flags, tmp_path):
+    output = tmp_path / "run"
+    run = [*flags, f"--output_dir={output}"]
+    run_student.main(run)
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    quoted = [{"text": text, "label": "体育", "subject": ["体育", 0.9], "teacher": ["财经", 0.8]} for text in "甲乙"]
+    (output / "report.json").write_text(json.dumps({**report, "disagreements": quoted}), encoding="utf-8")
+    run_student.main([*run, *PUSH, "--hub_strategy=end"])
+    assert json.loads(hub.files("user/student")["report.json"])["disagreements"] == []
+    assert 'model="user/student"' not in (output / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_fails_after_the_report_does_not_keep_the_rest_from_its_work(hub, flags, tmp_path, monkeypatch):
+    def fails(*args):
+        raise InputError("the export failed")
+
+    monkeypatch.setattr("kd_trainer.workflow.export_model", fails)
+    texts = tmp_path / "texts.csv"
+    texts.write_text("no such column\n1\n", encoding="utf-8")
+    output = tmp_path / "run"
+    more = ["--export=onnx", f"--predict_file={texts}", "--hub_strategy=end"]
+    with refused("the export failed"):
+        run_student.main([*flags, *PUSH, *more, f"--output_dir={output}"])
+    files = hub.files("user/student")
+    assert own(files) >= CARRIED and b"How to use it" in files["README.md"] and b"user/student" in files["README.md"]
+
+
+def test_a_model_that_is_not_trained_is_not_reported_in_the_folder_of_another(folder, flags, finished):
+    scored = [flag for flag in flags if flag != "--do_train" and not flag.startswith("--train_file")]
+    before = (folder / "report.json").read_bytes()
+    with refused("holds a model that is not trained here"):
+        run_student.main(
+            [*scored, f"--model_name_or_path={finished}", f"--output_dir={folder}", "--overwrite_output_dir"]
+        )
+    assert (folder / "report.json").read_bytes() == before
 
 
 def test_texts_that_would_be_public_are_told_of(hub, folder, caplog):
