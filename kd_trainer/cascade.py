@@ -102,7 +102,10 @@ class CascadeClassifier:
         settings = cascade_settings(self.student.config)
         self.threshold = settings.get("threshold") if threshold is None else threshold
         if self.threshold is None:
-            raise InputError("this student has no threshold: choose one, python -m kd_trainer.cascade, or give it")
+            raise InputError(
+                "this student has no threshold: choose one with python -m kd_trainer.cascade STUDENT --teacher TEACHER "
+                "--validation_file … --test_file …, or pass threshold=…"
+            )
         if isinstance(self.threshold, bool) or not (
             isinstance(self.threshold, (int, float)) and 0 <= self.threshold <= 1
         ):

@@ -3,6 +3,9 @@ Label texts with the model in this folder. Needs onnxruntime, tokenizers and num
 
     python classify.py "a text"                two texts for a model of pairs
     python classify.py texts.csv labels.csv    a file of any length, in constant memory
+
+The text of a file is the column text, sentence, content, headline, title or review, or that of the training; the
+columns predicted and probability are added.
 """
 
 import csv
@@ -81,7 +84,9 @@ def label_file(classifier, source, target, window=1024):
 if __name__ == "__main__":
     given = sys.argv[1:]
     try:
-        if len(given) == 2 and given[0].endswith(".csv"):
+        if given in (["-h"], ["--help"]):
+            print(__doc__.strip())
+        elif len(given) == 2 and given[0].endswith(".csv"):
             label_file(Classifier(), *given)
         elif len(given) == len(Classifier().config["columns"]):
             print(*Classifier().label([given[0] if len(given) == 1 else tuple(given)])[0])

@@ -198,6 +198,8 @@ def format_cascade(found):
     """What [`choose_cascade`] has found, as a line of text."""
     if found["coverage"] == 1:
         who = "the student answers all texts"
+    elif found["coverage"] == 0:
+        who = "the teacher answers all texts, as no confidence of the student was good enough on the validation split"
     else:
         who = (
             f"the student answers where it is more than {100 * found['threshold']:.2f} % sure, which are "
