@@ -66,7 +66,7 @@ def make_report(names, times, rows=400):
         for name in times
     }
     report = {
-        name: {"accuracy": float((array.argmax(1) == labels).mean()), "latency_ms": times[name]}
+        name: {"accuracy": float((array.argmax(1) == labels).mean()), "latency_ms": times[name], "size_mb": 1.0}
         for name, array in logits.items()
     }
     validation = (labels[:200], {name: array[:200] for name, array in logits.items()})
@@ -167,7 +167,11 @@ def test_curves_are_those_of_the_log(tmp_path):
 def test_what_there_is_nothing_to_draw_of_is_left_out(tmp_path):
     report, labels, logits = make_report(NAMES["two"], {"student": 2.0})
     unlabelled = np.full(len(labels), -100)
-    report = {"student": {"accuracy": None, "latency_ms": 2.0}, "labels": report["labels"], "split": "test"}
+    report = {
+        "student": {"accuracy": None, "latency_ms": 2.0, "size_mb": 1.0},
+        "labels": report["labels"],
+        "split": "test",
+    }
     assert plots.draw_plots(tmp_path, report, unlabelled, logits) == []
     report, labels, logits = make_report([f"{i}" for i in range(80)], {"student": 2.0})
     assert plots.confusion(report, labels, logits) is None
