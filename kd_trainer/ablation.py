@@ -19,6 +19,7 @@ from .comparison import LEVEL, check_table, compare_rows, format_p, is_found, re
 from .distill import DISTILLATION_SETTINGS
 from .errors import InputError
 from .output_folder import REPORT, check_writable, lock, plain
+from .plots import check_matplotlib
 from .significance import bootstrap_interval
 from .transfer import check_augmentations
 
@@ -268,10 +269,7 @@ def prepare_ablation(settings, ablation_args, args):
         if idle:
             raise InputError(f"--{idle[0]} is for an ablation: give --ablation too")
         return
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("the plot of --ablation needs matplotlib: pip install 'kd_trainer[plot]'") from None
+    check_matplotlib("the plot of --ablation")
     if settings.get("tune"):
         raise InputError("--ablation and --tune are both given: search first, then ablate what was found")
     if args.world_size > 1:

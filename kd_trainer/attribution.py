@@ -93,6 +93,11 @@ def ngram_shares(products, is_token, order, pairs):
     return found.unflatten(0, (2, -1)).sum(dim=0) if pairs else found
 
 
+def has_ngrams(model):
+    """Whether a model is a student with a branch of n-grams."""
+    return model.config.model_type in STUDENT_TYPES and model.config.ngram_buckets > 0
+
+
 def token_contributions(model, batch):
     """
     What every token adds to the logit z of the label that the model predicts: e · ∂z/∂e of its embedding e and, of a
@@ -116,8 +121,8 @@ def token_contributions(model, batch):
     """
     input_ids = batch["input_ids"]
     config = model.config
-    has_ngrams = config.model_type in STUDENT_TYPES and config.ngram_buckets > 0
-    tables = [input_embeddings(model), *([model.ngrams.table] if has_ngrams else [])]
+    counts_ngrams = has_ngrams(model)
+    tables = [input_embeddings(model), *([model.ngrams.table] if counts_ngrams else [])]
     looked_up = [LookedUp(table) for table in tables]
     was_training = model.training
     model.eval()
@@ -147,7 +152,7 @@ def token_contributions(model, batch):
     found = products[0][:, :length]
     if found.shape != is_token.shape:
         raise InputError("the model embeds something else than its input_ids: its answer cannot be laid on its tokens")
-    if has_ngrams:
+    if counts_ngrams:
         pairs = config.text_pairs
         texts = torch.cat([is_token & (batch["token_type_ids"] == side) for side in (0, 1)]) if pairs else is_token
         found = found + ngram_shares(products[1], texts, config.ngram_order, pairs)

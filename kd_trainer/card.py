@@ -7,10 +7,8 @@ What it says is taken from what the run has left there. A card that somebody has
 that somebody has added (license, language) are kept.
 """
 
-import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -20,7 +18,7 @@ from .analysis import analyse, subject_of
 from .arguments import check_sizes
 from .card_file import CARD, is_unchanged, write_card_file
 from .card_sections import card_text, model_name
-from .console import run_console
+from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
 from .output_folder import REPORT, SCORED, VALIDATION
 from .plots import draw_plots
@@ -129,12 +127,7 @@ def rewrite(folder, overwrite=False, examples=None):
 
 def make_parser():
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kd_trainer.card",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("card", __doc__)
     parser.add_argument("folder", help="Output folder of a finished run.")
     parser.add_argument("--overwrite", action="store_true", help="Replace a card that somebody has written or edited.")
     parser.add_argument(
@@ -142,18 +135,12 @@ def make_parser():
         type=int,
         help="Texts that it still quotes, of those that the run has put into report.json (all of them).",
     )
-
-    def refuse(message):
-        raise InputError(f"{message} (--help lists the flags)")
-
-    parser.error = refuse
     return parser
 
 
 def main(argv):
     """Writes the card as the command line `argv` (`list[str]`) says."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal()
     args = make_parser().parse_args(argv)
     check_sizes(args, "card_examples", least=0)
     rewrite(Path(args.folder), args.overwrite, args.card_examples)

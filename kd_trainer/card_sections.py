@@ -3,6 +3,7 @@
 import yaml
 
 from .analysis import subject_of
+from .arguments import DataArguments
 from .calibration import BINS
 from .card_file import escape
 from .deferral import format_cascade
@@ -260,7 +261,7 @@ def usage(folder, report):
             "The modeling code is part of this folder; `trust_remote_code=True` allows it to run. It needs `torch` and "
             "`transformers` alone. "
         )
-    length = report["settings"].get("max_seq_length", 128)
+    length = report["settings"].get("max_seq_length", DataArguments.max_seq_length)
     said += f"It was trained on at most {length} tokens of a text."
     for export in sorted({path.parent for path in folder.glob("*/*.onnx")}):
         name = escape(export.name)

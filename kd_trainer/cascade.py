@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from .answers import teacher_answers
 from .arguments import DataArguments, ModelArguments
 from .card import rewrite
 from .card_file import CARD, is_unchanged
-from .console import run_console
+from .console import OneLineErrors, log_to_terminal, run_console
 from .data import load_data
 from .deferral import MARGIN, choose_cascade, confidences, coverage_curve, format_cascade
 from .errors import InputError
@@ -29,6 +28,7 @@ from .inference import predict_logits
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
 from .output_folder import PLOTS, REPORT, SCORED
 from .pairs import digest_texts, texts_of
+from .plots import STYLE, new_figure, save
 from .report import measure_speed, prediction_rows, write_json
 from .sources import read_json
 from .teacher import align_labels, parse_label_map
@@ -110,7 +110,7 @@ class CascadeClassifier:
             isinstance(self.threshold, (int, float)) and 0 <= self.threshold <= 1
         ):
             raise InputError(f"threshold {self.threshold!r}: it must be a number in 0..1")
-        max_seq_length = max_seq_length or settings.get("max_seq_length") or 128
+        max_seq_length = max_seq_length or settings.get("max_seq_length") or DataArguments.max_seq_length
         self.max_length = fit_length(max_seq_length, self.tokenizer, self.student.config, "max_seq_length")
         teacher = settings.get("teacher") if teacher is None else teacher
         if teacher is None:
@@ -211,24 +211,25 @@ def draw(curve, found, path):
     """
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
-    axes.plot(100 * curve["coverage"], 100 * curve["accuracy"], color="C0", label="student, teacher for the rest")
-    for name, style in (("teacher", "--"), ("student", ":")):
-        axes.axhline(100 * found[f"{name}_accuracy"], color="0.4", linestyle=style, linewidth=1, label=f"{name} alone")
-    axes.plot(
-        100 * found["coverage"], 100 * found["accuracy"], "o", color="C3", label=f"threshold {found['threshold']:.4f}"
-    )
-    axes.set_xlabel("answered by the student, % of the texts")
-    axes.set_ylabel("accuracy, %")
-    axes.set_title(f"{found['rows']:,} texts; the threshold was chosen on others", loc="left", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with matplotlib.rc_context(STYLE):
+        figure, ((axes,),) = new_figure((6.4, 4))
+        axes.plot(100 * curve["coverage"], 100 * curve["accuracy"], color="C0", label="student, teacher for the rest")
+        for name, style in (("teacher", "--"), ("student", ":")):
+            axes.axhline(
+                100 * found[f"{name}_accuracy"], color="0.4", linestyle=style, linewidth=1, label=f"{name} alone"
+            )
+        axes.plot(
+            100 * found["coverage"],
+            100 * found["accuracy"],
+            "o",
+            color="C3",
+            label=f"threshold {found['threshold']:.4f}",
+        )
+        axes.set_xlabel("answered by the student, % of the texts")
+        axes.set_ylabel("accuracy, %")
+        axes.set_title(f"{found['rows']:,} texts; the threshold was chosen on others", loc="left", fontsize=9)
+        axes.legend(frameon=False, fontsize=8)
+        save(figure, path)
 
 
 def draw_if_possible(reported, found, path):
@@ -275,9 +276,13 @@ def cascade_of_run(run, rows, data, logits, teacher, student, max_length):
     return found
 
 
+class CascadeParser(OneLineErrors, HfArgumentParser):
+    """The flags of the data are those of the scripts."""
+
+
 def make_parser():
     """The command line of this module."""
-    parser = HfArgumentParser(
+    parser = CascadeParser(
         (DataArguments,), prog="python -m kd_trainer.cascade", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("student", help="Folder of a saved student; its config.json is given the threshold.")
@@ -286,18 +291,12 @@ def make_parser():
     parser.add_argument("--label_map", help="The teacher's labels in the student's words, old=new,old=new.")
     parser.add_argument("--margin", type=float, default=MARGIN, help=f"See pick_threshold ({MARGIN}); more is safer.")
     parser.add_argument("--trust_remote_code", action="store_true", help="Let code run that comes with a model.")
-
-    def refuse(message):
-        raise InputError(f"{message} (--help lists the flags)")
-
-    parser.error = refuse
     return parser
 
 
 def main(argv):
     """Chooses, keeps and reports a cascade as the command line `argv` (`list[str]`) says."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal("%(levelname)s %(name)s: %(message)s")
     flags = vars(make_parser().parse_args(argv))
     data_args = DataArguments(**{field.name: flags[field.name] for field in dataclasses.fields(DataArguments)})
     folder = Path(flags["student"])

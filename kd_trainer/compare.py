@@ -8,7 +8,6 @@ Each run has a folder of its own, OUTPUT_DIR/RECIPE/seed_N, and a log beside it.
 again, and one that was killed goes on, when the same command is given again. What stands after `--` goes to every run.
 """
 
-import argparse
 import concurrent.futures
 import importlib
 import logging
@@ -25,9 +24,10 @@ import torch
 
 from .arguments import check_seeds, check_sizes
 from .comparison import check_table, collect, draw, format_comparison, has_robustness, write_table
-from .console import run_console
+from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
 from .output_folder import REPORT, check_writable, differing_settings, is_locked
+from .plots import check_matplotlib
 from .recipes import read_recipe
 
 logger = logging.getLogger("kd_trainer.compare")  # its name with python -m, too
@@ -274,39 +274,25 @@ def refuse_failed(failed):
 
 def make_parser():
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kd_trainer.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("compare", __doc__)
     parser.add_argument("recipes", nargs="+", help="Recipes; the second line of each is its command.")
     parser.add_argument("--output_dir", required=True, help="Folder of the runs, of table.md, .json and .png.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="Each recipe is run with each (42).")
     parser.add_argument("--baseline", help="Name of the recipe that the others are compared with (the first one).")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time, which share the CPU's cores (1).")
-
-    def refuse(message):
-        raise InputError(f"{message} (--help lists the flags)")
-
-    parser.error = refuse
     return parser
 
 
 def main(argv):
     """Runs, compares and writes the table as the command line `argv` (`list[str]`) says."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal()
     own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = make_parser().parse_args(own)
     check_sizes(args, "jobs")
     check_seeds("--seeds", args.seeds)
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder for the runs and the table")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("the plot needs matplotlib: pip install 'kd_trainer[plot]'") from None
+    check_matplotlib()
     folder = Path(args.output_dir)
     check_writable(folder, "--output_dir")
     check_table(folder, "a comparison")

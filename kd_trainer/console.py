@@ -1,9 +1,11 @@
 """A script at a terminal: its help at once, its exit codes, its last words."""
 
+import argparse
 import contextlib
 import gc
 import hashlib
 import importlib.metadata
+import logging
 import os
 import shutil
 import sys
@@ -12,6 +14,37 @@ from pathlib import Path
 from huggingface_hub.constants import HF_HOME
 
 from .errors import HubError, InputError
+
+
+class OneLineErrors:
+    """Of an `argparse.ArgumentParser`: a mistake in the flags is an `InputError`."""
+
+    def error(self, message):
+        raise InputError(f"{message} (--help lists the flags)")
+
+
+class CommandParser(OneLineErrors, argparse.ArgumentParser):
+    """
+    The command line of `python -m kd_trainer.NAME`.
+
+    Args:
+        name (`str`): The module's.
+        description (`str`): Its docstring.
+    """
+
+    def __init__(self, name, description):
+        super().__init__(
+            prog=f"python -m kd_trainer.{name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+
+def log_to_terminal(form="%(message)s"):
+    """Shows what a command of the package says, and of other packages warnings alone."""
+    logging.basicConfig(format=form, level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("kd_trainer").setLevel(logging.INFO)
 
 
 def run_console(main, make_parser=None):

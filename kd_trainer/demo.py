@@ -7,18 +7,16 @@ A page to try a student in a browser: the labels of a text beside its teacher's,
 It listens on this machine alone unless --host says otherwise, and loads safetensors weights only.
 """
 
-import argparse
 import importlib.util
 import itertools
 import logging
 import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
 from .arguments import ModelArguments, check_sizes
-from .console import run_console
+from .console import CommandParser, log_to_terminal, run_console
 from .demo_models import MOST_CHARACTERS, load_demo
 from .errors import InputError
 from .loading import check_folder
@@ -34,12 +32,7 @@ MOST_EXAMPLES = 8
 
 def make_parser():
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kd_trainer.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("demo", __doc__)
     parser.add_argument("student", help="Folder of a saved classifier, or its name on the hub.")
     parser.add_argument("--teacher", help="Folder or name of the classifier that is shown beside it.")
     parser.add_argument("--label_map", help="The teacher's labels in the student's words: old=new,old=new.")
@@ -58,11 +51,6 @@ def make_parser():
     parser.add_argument("--port", type=int, default=7860, help="Port to listen on (7860).")
     parser.add_argument("--share", action="store_true", help="Ask gradio's servers for a public link.")
     parser.add_argument("--space", help="Write a Space of the hub with this page into a new folder, and end.")
-
-    def refuse(message):
-        raise InputError(f"{message} (--help lists the flags)")
-
-    parser.error = refuse
     return parser
 
 
@@ -89,8 +77,7 @@ def name_of(source):
 
 def main(argv):
     """Shows the page, or writes the Space, as the command line `argv` (`list[str]`) says."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal()
     args = make_parser().parse_args(argv)
     check_sizes(args, "max_seq_length")
     check_sizes(args, "port", least=0, most=65535)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from .attribution import Span, attribute
+from .arguments import DataArguments
+from .attribution import Span, attribute, has_ngrams
 from .demo_words import Refusal, refusal_of
 from .errors import InputError
 from .inference import predict_logits
@@ -23,7 +23,7 @@ from .loading import (
     load_classifier,
     load_tokenizer,
 )
-from .output_folder import RECIPE
+from .output_folder import RECIPE, saved_settings
 from .pairs import sides
 from .report import prediction_rows, softmax, write_predictions
 from .teacher import align_labels
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 MOST_CHARACTERS = 20_000  # of a text: more than any of these models reads
 MOST_BYTES, MOST_ROWS = 20 * 2**20, 100_000  # of a file
 PIECE_ROWS = 1024  # labelled at a time: memory does not grow with a file
-USUAL_LENGTH = 128  # --max_seq_length of the scripts
 
 
 @dataclass
@@ -87,8 +86,7 @@ class Classifier:
     @property
     def has_ngrams(self):
         """Whether it is a student with a branch of n-grams."""
-        config = self.model.config
-        return config.model_type in STUDENT_TYPES and config.ngram_buckets > 0
+        return has_ngrams(self.model)
 
     def logits(self, texts):
         """Logits of texts in the order of the page's labels, `(len(texts), num_labels)`."""
@@ -223,13 +221,9 @@ def shorten(text):
 
 def read_settings(name):
     """The settings of the run that has written a model's folder, `dict`; empty for a model that says nothing of it."""
-    path = Path(name) / RECIPE
-    try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not (Path(name) / RECIPE).exists():
         return {}
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        raise InputError(f"{path} is damaged: copy the model's folder again, or remove the file") from None
+    return saved_settings(Path(name), "copy the model's folder again, or remove the file")
 
 
 def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pairs=False, columns=(None, None)):
@@ -251,7 +245,7 @@ def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pai
         `InputError`: For models that cannot be loaded, or do not go together.
     """
     settings = read_settings(student)
-    wanted = max_length or settings.get("max_seq_length") or USUAL_LENGTH
+    wanted = max_length or settings.get("max_seq_length") or DataArguments.max_seq_length
     model, tokenizer = load_classifier(student, args, what="student"), load_tokenizer(student, args)
     names = label_list(model.config)
     is_student = model.config.model_type in STUDENT_TYPES

@@ -11,13 +11,12 @@ has reported, or on the one that is given here: --test_file, or --validation_fil
 import dataclasses
 import json
 import logging
-import sys
 from pathlib import Path
 
 from .arguments import DataArguments, ExportArguments, ModelArguments
 from .card import rewrite
 from .card_file import CARD, is_unchanged
-from .console import run_console
+from .console import log_to_terminal, run_console
 from .data import load_data
 from .errors import InputError
 from .loading import check_pairs, fit_length, load_classifier, load_config, load_tokenizer, named_labels
@@ -26,7 +25,7 @@ from .onnx_graph import check_packages
 from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_writable
 from .pairs import digest_texts, texts_of
 from .recipes import ScriptParser, read_recipe
-from .report import format_table, read_scored, table_rows, write_json
+from .report import format_table, read_scored, table_rows, with_rows, write_json
 
 logger = logging.getLogger("kd_trainer.export")  # its name with python -m, too
 
@@ -107,8 +106,7 @@ def read_report(folder):
 
 def main(argv):
     """Exports as the command line `argv` (`list[str]`) says, prints the table and adds its rows to the report."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal()
     parser = make_parser()
     given, name = parser.read_settings(argv)
     if not name:
@@ -144,14 +142,17 @@ def main(argv):
     exported = export_model(
         folder, model, tokenizer, max_length, formats, texts, rows["labels"][:], columns, teacher_logits
     )
-    scored = {}
+    shown = exported
     if is_reported:
-        kept = {key: value for key, value in report.items() if key not in FILES}
-        scored = table_rows(kept)
-        write_json(source / REPORT, scored | exported | kept)
+        report = with_rows({key: value for key, value in report.items() if key not in FILES}, exported)
+        write_json(source / REPORT, report)
+        shown = table_rows(report)
         if is_unchanged(source / CARD) and (source / SCORED).exists():
             rewrite(source)
-    print(f"\n{split} split, {len(rows)} rows\n{format_table(scored | exported)}\n", flush=True)
+    print(
+        f"\n{split} split, {len(rows)} rows\n{format_table(shown)}\n",
+        flush=True,
+    )
 
 
 def console():

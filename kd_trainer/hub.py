@@ -9,30 +9,20 @@ files, their card) is taken off in the same commit; its history keeps it. Exit c
 command again.
 """
 
-import argparse
-import json
 import logging
-import sys
 from pathlib import Path
 
-import yaml
-
-from .console import run_console
+from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
-from .output_folder import RECIPE, REPORT, is_locked
-from .upload import CHECKPOINT_STRATEGIES, check_pushable, prepare_repo, push_folder
+from .output_folder import RECIPE, is_locked, saved_settings
+from .upload import CHECKPOINT_STRATEGIES, check_pushable, count_quoted, prepare_repo, push_folder
 
 logger = logging.getLogger(__name__)
 
 
 def make_parser():
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kd_trainer.hub",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("hub", __doc__)
     parser.add_argument("output_dir", help="Folder of a finished run, or of any saved classifier.")
     parser.add_argument("--hub_model_id", help="Repository, you/student. Default: the run's, or the folder's name.")
     parser.add_argument(
@@ -40,36 +30,12 @@ def make_parser():
     )
     parser.add_argument("--hub_revision", help="Branch, made when it is not there. Default: the run's, or main.")
     parser.add_argument("--hub_token", help="Default: HF_TOKEN, or that of 'hf auth login'.")
-
-    def refuse(message):
-        raise InputError(f"{message} (--help lists the flags)")
-
-    parser.error = refuse
     return parser
-
-
-def read_settings(folder):
-    """What the run in `folder` was given, `dict[str, Any]`; empty where no run of the scripts is in it."""
-    if not (folder / RECIPE).exists():
-        return {}
-    try:
-        return dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        raise InputError(f"{folder / RECIPE} is damaged: remove it, or push another folder") from None
-
-
-def count_quoted(folder):
-    """How many texts of the data the report in `folder`, and so its card, quotes."""
-    try:
-        return len(json.loads((folder / REPORT).read_text(encoding="utf-8")).get("disagreements") or [])
-    except (OSError, ValueError):  # no report: a model of another kind
-        return 0
 
 
 def main(argv):
     """Pushes as the command line `argv` (`list[str]`) says."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal()
     args = make_parser().parse_args(argv)
     folder = Path(args.output_dir)
     if not folder.is_dir():
@@ -77,7 +43,9 @@ def main(argv):
     check_pushable(folder)
     if is_locked(folder):
         raise InputError(f"{folder}: a run writes into it: wait for it")
-    settings = read_settings(folder)
+    settings = {}  # of a model that no run of the scripts has made
+    if (folder / RECIPE).exists():
+        settings = saved_settings(folder, "remove it, or push another folder")
 
     def wanted(name):
         given = vars(args)[name]

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from .errors import InputError
+from .loading import STUDENT_TYPES
 from .modeling_student import combine_pairs
 
 OPSET = 17
-STUDENTS = ("kd_bag", "kd_bilstm", "kd_cnn")
 
 
 def check_packages():
@@ -175,7 +175,7 @@ class TransformerGraph(nn.Module):
 
 def input_names(model, tokenizer):
     """Names of a graph's inputs, `tuple[str]`: what the tokenizer gives and the model reads."""
-    if model.config.model_type in STUDENTS:
+    if model.config.model_type in STUDENT_TYPES:
         pairs = model.config.to_dict().get("text_pairs", False)
         return ("input_ids", "attention_mask", *(["token_type_ids"] if pairs else []))
     return tuple(
@@ -195,7 +195,7 @@ def write_graph(model, names, path):
     Raises:
         `InputError`: For a model with operations that the exporter does not know.
     """
-    is_student = model.config.model_type in STUDENTS
+    is_student = model.config.model_type in STUDENT_TYPES
     graph = StudentGraph(model) if is_student else TransformerGraph(model, names)
     examples = {
         "input_ids": torch.tensor([[1, 2, 2, 1], [2, 1, 1, 0]]),

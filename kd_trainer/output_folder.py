@@ -49,16 +49,25 @@ def plain(settings):
     return json.loads(json.dumps(public, default=str))
 
 
+def saved_settings(folder, cure):
+    """
+    What the run in `folder` was given, `dict[str, Any]`.
+
+    Raises:
+        `InputError`: With the `cure` (`str`), when that cannot be read.
+    """
+    try:
+        return dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        raise InputError(f"{folder / RECIPE} is damaged: {cure}") from None
+
+
 def differing_settings(folder, settings, ignored=frozenset()):
     """
     In which settings, other than those `ignored`, the run in `folder` differs from `settings`, in one line; empty when
     in none that matters.
     """
-    try:
-        saved = dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        raise InputError(f"{folder / RECIPE} is damaged: choose another folder, or remove that one") from None
-    settings = plain(settings)
+    saved, settings = saved_settings(folder, "choose another folder, or remove that one"), plain(settings)
     names = sorted((saved.keys() | settings.keys()) - FREE_SETTINGS - ignored)
     changes = [(name, saved.get(name), settings.get(name)) for name in names]
     return ", ".join(f"{name} {old!r} -> {new!r}" for name, old, new in changes if old != new)

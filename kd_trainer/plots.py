@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from .analysis import subject_of
 from .calibration import labelled_rows, reliability_bins
+from .errors import InputError
 from .fonts import axis_names, width
 from .output_folder import CHECKPOINT_STATE, PLOTS
 from .report import table_rows
@@ -60,6 +61,14 @@ def draw_plots(folder, report, labels, logits):
                 save(figure, folder / PLOTS / f"{name}.png")
                 drawn.append(f"{name}.png")
     return drawn
+
+
+def check_matplotlib(what="the plot"):
+    """Refuses to go on without matplotlib, which `what` (`str`) needs."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError(f"{what} needs matplotlib: pip install 'kd_trainer[plot]'") from None
 
 
 def new_figure(size, rows=1, columns=1, **kwargs):

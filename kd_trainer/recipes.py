@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from .console import OneLineErrors
 from .errors import InputError
 from .precision import cpu_has_bf16
 
@@ -51,7 +52,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults, and the script's own example commands as they stand."""
 
 
-class ScriptParser(HfArgumentParser):
+class ScriptParser(OneLineErrors, HfArgumentParser):
     """`HfArgumentParser` that also takes a recipe and says in one line what is wrong."""
 
     def __init__(self, dataclass_types, defaults=None, **kwargs):
@@ -69,9 +70,6 @@ class ScriptParser(HfArgumentParser):
                 action.nargs, action.const = "?", True
         self.script_defaults = {**SCRIPT_DEFAULTS, **(defaults or {})}
         self.set_defaults(**self.script_defaults)
-
-    def error(self, message):
-        raise InputError(f"{message} (--help lists the flags)")
 
     def flags(self):
         """`dict[str, argparse.Action]`: every flag's action by its name."""

@@ -168,6 +168,12 @@ def table_rows(report):
     }
 
 
+def with_rows(report, rows):
+    """A `report.json` (`dict`) with more rows (`dict[str, dict]`) behind those of its table, before all else."""
+    table = table_rows(report) | rows
+    return table | {name: value for name, value in report.items() if name not in table}
+
+
 def align(cells, first_width=0):
     """Lines of cells, `list[list[str]]`, the header first, as a Markdown table that is also one at a terminal."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]

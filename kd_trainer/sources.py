@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .errors import InputError
+from .output_folder import REPORT
 from .recipes import read_recipe
 
 # Settings that say where something lies, what was asked besides, or how it was shown: not how a model was made.
@@ -56,7 +57,7 @@ def find_sources(settings):
 def describe_teacher(name):
     """What is known of a teacher, see [`find_sources`]."""
     folder = Path(name)
-    report, config = read_json(folder / "report.json"), read_json(folder / "config.json")
+    report, config = read_json(folder / REPORT), read_json(folder / "config.json")
     architectures = config.get("architectures") or [None]
     start = report.get("sources")
     return {

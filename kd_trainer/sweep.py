@@ -8,20 +8,18 @@ Runs of one temperature may differ in their seed. Writes temperature.png and tem
 temperature that is best here was chosen on the split that is reported: report another split for the one that you take.
 """
 
-import argparse
 import dataclasses
 import json
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from .arguments import DistillationTrainingArguments
-from .console import run_console
+from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
 from .output_folder import REPORT, check_writable, differing_settings
-from .plots import STYLE, new_figure, save, set_plain_ticks
+from .plots import STYLE, check_matplotlib, new_figure, save, set_plain_ticks
 from .report import align, write_json
 
 logger = logging.getLogger("kd_trainer.sweep")  # its name with python -m, too
@@ -149,32 +147,18 @@ def format_runs(runs):
 
 def make_parser():
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kd_trainer.sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("sweep", __doc__)
     parser.add_argument("runs", nargs="+", help="Output folders of finished runs of run_distill.py.")
     parser.add_argument("--output_dir", required=True, help=f"Folder of {' and '.join(FILES)}.")
     parser.add_argument("--overwrite", action="store_true", help="Replace those of another sweep there.")
-
-    def refuse(message):
-        raise InputError(f"{message} (--help lists the flags)")
-
-    parser.error = refuse
     return parser
 
 
 def main(argv):
     """Draws and prints as the command line `argv` (`list[str]`) says."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("kd_trainer").setLevel(logging.INFO)
+    log_to_terminal()
     args = make_parser().parse_args(argv)
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("the plot needs matplotlib: pip install 'kd_trainer[plot]'") from None
+    check_matplotlib()
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder for the plot")
     folder = Path(args.output_dir)
@@ -183,6 +167,8 @@ def main(argv):
     if there is not None and not args.overwrite:
         raise InputError(f"{there} is there already: choose another --output_dir, or replace it with --overwrite")
     runs = read_runs([Path(name) for name in args.runs])
+    import matplotlib
+
     with matplotlib.rc_context(STYLE):
         save(draw(runs), folder / FILES[0])
     write_json(folder / FILES[1], runs)

@@ -15,6 +15,7 @@ from .card_file import CARD
 from .errors import HubError, InputError
 from .network import why_unreachable
 from .output_folder import ONNX, PLOTS, RECIPE, REPORT
+from .sources import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,11 @@ def published_files(folder):
     found = [file for path in paths for file in (path.glob("*") if path == folder else path.rglob("*"))]
     names = {file.relative_to(folder).as_posix(): file for file in sorted(found) if file.is_file()}
     return {name: file for name, file in names.items() if is_published(name)}
+
+
+def count_quoted(folder):
+    """How many texts of the data the report in `folder`, and so its card, quotes; 0 where there is no report."""
+    return len(read_json(folder / REPORT).get("disagreements") or [])
 
 
 def missing_code(folder):

@@ -56,6 +56,7 @@ from .report import (
     result_row,
     table_rows,
     versions,
+    with_rows,
     write_json,
     write_predictions,
     write_scored,
@@ -63,7 +64,7 @@ from .report import (
 from .robustness import check_attackable, measure_robustness
 from .sources import find_sources, read_json
 from .trainer import AdversarialTrainer
-from .upload import CHECKPOINT_STRATEGIES, prepare_repo, push_command, push_folder
+from .upload import CHECKPOINT_STRATEGIES, count_quoted, prepare_repo, push_command, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +209,7 @@ def push_finished(run):
         return
     lock(run.output_dir)
     logger.info(f"the run in {run.output_dir} is finished: it is pushed, and nothing else is done")
-    quoted = read_json(run.output_dir / REPORT).get("disagreements") or []
-    if len(quoted) > number_of_examples(run):
+    if count_quoted(run.output_dir) > number_of_examples(run):
         rewrite(run.output_dir, examples=number_of_examples(run))
     push_run(run)
 
@@ -466,10 +466,9 @@ def export_scored(run, model, tokenizer, max_length, data):
     texts, labels = texts_of(split)[:], split["labels"][:]
     formats, folder = run.run_args.export, run.output_dir / ONNX
     exported = export_model(folder, model, tokenizer, max_length, formats, texts, labels, columns, teacher_logits)
-    report = read_json(run.output_dir / REPORT)
-    rows = table_rows(report) | exported
-    write_json(run.output_dir / REPORT, rows | report | exported)
-    print(f"\n{format_table(rows)}\n", flush=True)
+    report = with_rows(read_json(run.output_dir / REPORT), exported)
+    write_json(run.output_dir / REPORT, report)
+    print(f"\n{format_table(table_rows(report))}\n", flush=True)
 
 
 def finish_report(run, rows, data, logits, cascade=None):
@@ -517,8 +516,8 @@ def finish_report(run, rows, data, logits, cascade=None):
             report["cascade"] = cascade
             shown += f"\n{format_cascade(cascade)}\n"
         if split == "test":
-            answers, labels = list(logits.values())[-1][split], data.splits[split]["labels"][:]
-            report["per_class"] = per_class_report(answers, labels, data.label_names)
+            last, labels = list(logits.values())[-1][split], answered[split][0]
+            report["per_class"] = per_class_report(last, labels, data.label_names)
             shown = f"{format_per_class(report['per_class'])}\n{shown}"
         write_json(run.output_dir / REPORT, report)
         print(shown, flush=True)
@@ -539,12 +538,12 @@ def describe_run(run):
     """The model card and the plots; a card that somebody has written there stays."""
     if not run.args.do_train or run.args.process_index != 0:
         return  # there is no model here that a card could be about
-    card, report = run.output_dir / CARD, read_json(run.output_dir / REPORT)
+    card, answered = run.output_dir / CARD, (read_json(run.output_dir / REPORT), *read_scored(run.output_dir))
     if card.exists() and not is_unchanged(card):
         logger.warning(f"{card} was written or edited by somebody and stays: it may tell of another run")
-        draw_plots(run.output_dir, report, *read_scored(run.output_dir))
+        draw_plots(run.output_dir, *answered)
     else:
-        write_card(run.output_dir, report, *read_scored(run.output_dir))
+        write_card(run.output_dir, *answered)
 
 
 def prediction_path(run):
