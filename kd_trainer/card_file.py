@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from .errors import InputError
+from .whole import written_whole
 
 CARD = "README.md"
 SIGNATURE = re.compile(r"\n*<!-- kd_trainer's card, sha256 of its text: ([0-9a-f]{64}) -->\s*$")
@@ -93,9 +94,8 @@ def write_card_file(path, data, text, overwrite=False):
     if path.exists():
         keep_metadata(card, path)
     card.text = f"\n{text.strip()}\n\n<!-- kd_trainer's card, sha256 of its text: {digest(text)} -->\n"
-    partial = path.with_name(f"{path.name}.partial")
-    card.save(partial)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        card.save(partial)
 
 
 def keep_metadata(card, path):

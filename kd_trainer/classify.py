@@ -5,13 +5,14 @@ Label texts with the model in this folder. Needs onnxruntime, tokenizers and num
     python classify.py texts.csv labels.csv    a file of any length, in constant memory
 
 The text of a file is the column text, sentence, content, headline, title or review, or that of the training; the
-columns predicted and probability are added.
+columns predicted and probability are added. Exit code 2 says that something given is wrong.
 """
 
 import csv
 import itertools
 import json
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -56,41 +57,73 @@ class Classifier:
         return labels
 
 
-def label_file(classifier, source, target, window=1024):
-    """Copies a csv file, each row with its label and probability behind it; `window` rows are held at a time."""
+def read_rows(source):
+    """The lines of a csv file, `list[str]` each, the header first; `ValueError` names the file and the line."""
+    csv.field_size_limit(sys.maxsize)
+    with open(source, encoding="utf-8-sig", newline="") as file:
+        reader, header, end = csv.reader(file, strict=True), None, 0
+        try:
+            for row in filter(None, reader):
+                header = header or row
+                if len(row) != len(header):
+                    raise ValueError(f"{len(row)} cells where the header has {len(header)}")
+                yield row
+                end = reader.line_num
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{source} behind line {end}: {error}: mend it (UTF-8, quotes closed)") from None
+
+
+def check_new(target):
+    """Refuses a file that is there."""
     if os.path.exists(target):
         raise ValueError(f"{target} is there already: name another file")
-    csv.field_size_limit(sys.maxsize)
-    partial = f"{target}.partial"
-    with (
-        open(source, encoding="utf-8-sig", newline="") as file,
-        open(partial, "w", encoding="utf-8", newline="") as out,
-    ):
-        reader, writer = csv.reader(file, strict=True), csv.writer(out)
-        header = next(reader, [])
-        places = [next((header.index(n) for n in names if n in header), None) for names in classifier.config["columns"]]
-        if None in places:
-            raise ValueError(f"{source}: its columns are {header}, needed are {classifier.config['columns']}")
-        writer.writerow([*header, "predicted", "probability"])
-        while rows := list(itertools.islice(filter(None, reader), window)):
-            if any(len(row) != len(header) for row in rows):
-                raise ValueError(f"{source}: not {len(header)} cells in each of the rows up to line {reader.line_num}")
-            texts = [row[places[0]] if len(places) == 1 else tuple(row[place] for place in places) for row in rows]
-            labels = classifier.label(texts)
-            writer.writerows((*row, *label) for row, label in zip(rows, labels, strict=True))
-    os.replace(partial, target)
+
+
+def label_file(classifier, source, target, window=1024):
+    """Copies a csv file, each row with its label and probability behind it; `window` rows are held at a time."""
+    check_new(target)
+    rows = read_rows(source)
+    header = next(rows, [])
+    names = [[name for name in names if name in header][:1] for names in classifier.config["columns"]]
+    if [] in names or any(header.count(name) > 1 for (name,) in names):
+        raise ValueError(f"{source}: its columns are {header}, needed is one of each {classifier.config['columns']}")
+    partial = f"{target}.{secrets.token_hex(4)}.partial"
+    try:
+        with open(partial, "x", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow([*header, "predicted", "probability"])
+            while piece := list(itertools.islice(rows, window)):
+                texts = [tuple(row[header.index(name)] for (name,) in names) for row in piece]
+                labels = classifier.label([text if len(text) > 1 else text[0] for text in texts])
+                writer.writerows((*row, *label) for row, label in zip(piece, labels, strict=True))
+        check_new(target)
+        os.replace(partial, target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def main(given):
+    """Does what the command line `given` (`list[str]`) says."""
+    if given in (["-h"], ["--help"]):
+        return print(__doc__.strip())
+    try:
+        classifier = Classifier()
+    except Exception as error:  # tokenizers and onnxruntime have exceptions of their own
+        raise ValueError(f"{Path(__file__).parent} is damaged ({error}): export the model again") from None
+    columns = len(classifier.config["columns"])
+    if len(given) == 2 and given[0].endswith(".csv"):
+        label_file(classifier, *given)
+    elif len(given) == columns and not (columns == 1 and os.path.isfile(given[0])):
+        print(*classifier.label([given[0] if columns == 1 else tuple(given)])[0])
+    else:
+        raise ValueError(f"{columns} text(s), or a .csv and a file that is to be written:\n{__doc__}")
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
     try:
-        if given in (["-h"], ["--help"]):
-            print(__doc__.strip())
-        elif len(given) == 2 and given[0].endswith(".csv"):
-            label_file(Classifier(), *given)
-        elif len(given) == len(Classifier().config["columns"]):
-            print(*Classifier().label([given[0] if len(given) == 1 else tuple(given)])[0])
-        else:
-            raise ValueError(__doc__.strip())
-    except (OSError, ValueError, csv.Error) as error:
-        sys.exit(f"classify.py: {error}")
+        main(sys.argv[1:])
+    except (OSError, ValueError) as error:
+        print(f"classify.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -22,7 +22,7 @@ from .errors import InputError
 from .loading import check_pairs, fit_length, load_classifier, load_config, load_tokenizer, named_labels
 from .onnx_folder import FILES, export_model
 from .onnx_graph import check_packages
-from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_writable
+from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_export_folder, check_writable, lock
 from .pairs import digest_texts, texts_of
 from .recipes import ScriptParser, read_recipe
 from .report import format_table, read_scored, table_rows, with_rows, write_json
@@ -119,6 +119,7 @@ def main(argv):
     folder = source / ONNX if export_args.output_dir is None else Path(export_args.output_dir)
     if folder.exists() and not export_args.overwrite_output_dir:
         raise InputError(f"{folder} is there already: choose another --output_dir, or give --overwrite_output_dir")
+    check_export_folder(folder)
     check_writable(folder.parent, "--output_dir")
     report = read_report(source)
     split = choose_split(report, given, data_args)
@@ -134,6 +135,8 @@ def main(argv):
     max_length = fit_length(data_args.max_seq_length, tokenizer, model.config)
     rows = data.splits[split]
     is_reported = report is not None and report.get("texts_sha256") == digest_texts(rows)
+    if is_reported:
+        lock(source)  # its report is written anew
     teacher_logits = None
     if is_reported and (source / SCORED).exists():
         teacher_logits = read_scored(source)[1].get("teacher")

@@ -48,8 +48,8 @@ def main(argv):
         settings = saved_settings(folder, "remove it, or push another folder")
 
     def wanted(name):
-        given = vars(args)[name]
-        return settings.get(name) if given is None else given
+        given = settings.get(name) if vars(args)[name] is None else vars(args)[name]
+        return given if given is None or isinstance(given, bool) else str(given)  # YAML reads a branch 5 as a number
 
     private, revision = wanted("hub_private_repo"), wanted("hub_revision")
     quoted = count_quoted(folder)

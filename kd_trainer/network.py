@@ -6,6 +6,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants
 
+from .errors import InputError
+
 PORTS = {"http": 80, "https": 443}
 
 
@@ -19,8 +21,13 @@ def why_unreachable(endpoint=None, seconds=5.0):
 
     Returns:
         `str` or None: None where it can, and where a proxy stands between, which alone knows.
+
+    Raises:
+        `InputError`: For what is no address.
     """
     url = urlsplit(endpoint or constants.ENDPOINT)
+    if url.scheme not in PORTS or not url.hostname:
+        raise InputError(f"HF_ENDPOINT {endpoint or constants.ENDPOINT} is no address: give https://HOST")
     if not getproxies().keys().isdisjoint({url.scheme, "all"}) and not proxy_bypass(url.hostname):
         return None
     try:

@@ -19,8 +19,10 @@ from .inference import longest_first, predict_logits
 from .loading import label_list
 from .metrics import agreement, score_logits
 from .onnx_graph import input_names, quantize, write_graph
+from .output_folder import ONNX, WRITTEN, check_export_folder
 from .report import COLUMNS, time_calls
 from .text_limits import longest_part
+from .whole import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ def write_folder(folder, model, tokenizer, max_length, formats, columns):
         quantize(folder / FILES["onnx"], folder / FILES["onnx-int8"], per_channel=not is_lstm)
     if "onnx" not in formats:
         (folder / FILES["onnx"]).unlink()
+    if not {path.name for path in folder.iterdir()} <= {*WRITTEN[ONNX]}:
+        raise InputError(f"a {type(model).__name__} of more than the 2 GB of an ONNX file: leave the export out")
 
 
 def answer(classifier, texts, batch_size, description):
@@ -136,35 +140,30 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
     """
     from .classify import Classifier  # asks for onnxruntime
 
-    if folder.exists() and not (folder / "classify.py").exists():
-        raise InputError(f"{folder} is there and no export: choose another folder")
+    check_export_folder(folder)
     if not tokenizer.is_fast:
         raise InputError(f"a {type(tokenizer).__name__} has no tokenizer.json, which the export needs: use a fast one")
     model = copy.deepcopy(model).to("cpu").float().eval()
     labels = np.asarray(labels)
     torch_logits = predict_logits(model, tokenizer, texts, max_length, BATCH_SIZES[-1], "Predicting with torch")
     names = [list(TEXT_COLUMNS) if column is None else [column] for column in columns or [None]]
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    made = [path for path in partial.parents if not path.exists()]
-    partial.mkdir(parents=True)
+    made = [path for path in folder.parents if not path.exists()]
     rows = {}
     try:
-        write_folder(partial, model, tokenizer, max_length, formats, names)
-        for name in [name for name in FILES if name in formats]:
-            classifier = Classifier(partial, FILES[name])
-            for batch_size in BATCH_SIZES:
-                logits = answer(classifier, texts, batch_size, f"Checking {name}, batch size {batch_size}")
-                check_parity(name, logits, torch_logits, labels, batch_size)
-            rows[name] = dict.fromkeys(COLUMNS) | score_logits(logits, labels)
-            rows[name]["parameters"] = model.num_parameters()
-            rows[name]["size_mb"] = (partial / FILES[name]).stat().st_size / 1e6
-            rows[name] |= time_calls(Classifier(partial, FILES[name], threads=1).logits, texts)
-            if teacher_logits is not None:
-                rows[name]["agreement"] = agreement(logits, teacher_logits)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with written_whole(folder) as partial:
+            partial.mkdir()
+            write_folder(partial, model, tokenizer, max_length, formats, names)
+            for name in [name for name in FILES if name in formats]:
+                classifier = Classifier(partial, FILES[name])
+                for batch_size in BATCH_SIZES:
+                    logits = answer(classifier, texts, batch_size, f"Checking {name}, batch size {batch_size}")
+                    check_parity(name, logits, torch_logits, labels, batch_size)
+                rows[name] = dict.fromkeys(COLUMNS) | score_logits(logits, labels)
+                rows[name]["parameters"] = model.num_parameters()
+                rows[name]["size_mb"] = (partial / FILES[name]).stat().st_size / 1e6
+                rows[name] |= time_calls(Classifier(partial, FILES[name], threads=1).logits, texts)
+                if teacher_logits is not None:
+                    rows[name]["agreement"] = agreement(logits, teacher_logits)
     except (InputError, OSError):
         raise
     except Exception as error:  # onnxruntime has exceptions of its own
@@ -173,7 +172,6 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
             f"onnxruntime cannot run the graph of a {type(model).__name__} ({reason}): leave --export out"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         for path in made:
             with contextlib.suppress(OSError):  # the folder is in it
                 path.rmdir()

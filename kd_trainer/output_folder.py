@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shlex
 import shutil
 import tempfile
 import time
@@ -13,6 +14,7 @@ from transformers import TrainerCallback
 
 from .card_file import CARD, is_unchanged
 from .errors import InputError
+from .whole import written_whole
 
 try:
     import fcntl
@@ -26,6 +28,11 @@ locked = {}
 
 REPORT, RECIPE, CLOCK = "report.json", "recipe.yaml", "clock.json"
 PLOTS, ONNX = "plots", "onnx"  # folders of plots, and of --export
+# What is written into them; whatever else lies there is somebody's own: never removed, never pushed.
+WRITTEN = {
+    ONNX: ("model.onnx", "model_int8.onnx", "tokenizer.json", "config.json", "classify.py"),
+    PLOTS: ("accuracy_latency.png", "confusion.png", "reliability.png", "training.png", "cascade.png"),
+}
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 # A leading _ keeps them off the hub.
 DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
@@ -97,6 +104,31 @@ def check_writable(folder, flag):
                 path.rmdir()
 
 
+def check_export_folder(folder):
+    """
+    Refuses a folder that an export may not replace, as it holds what no export has written.
+
+    Args:
+        folder (`Path`): It need not exist.
+    """
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(names - {*WRITTEN[ONNX], "__pycache__"})
+    if foreign:
+        raise InputError(f"{folder} holds {foreign[0]}, which no export has written: move it away, or export elsewhere")
+    if not folder.is_dir() or names and "classify.py" not in names:
+        raise InputError(f"{folder} is there and no export: move it away, or export elsewhere")
+
+
+def remove_written(folder, name):
+    """Removes what a run has written into the folder `name`, of `WRITTEN`, of `folder`, and it if it is empty then."""
+    for file in WRITTEN[name]:
+        (folder / name / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is none, or something of somebody's own is in it
+        (folder / name).rmdir()
+
+
 def check_sources(folder, sources):
     """
     Refuses an output folder in which a model stands that the run is to read.
@@ -163,6 +195,11 @@ def find_checkpoint(folder, settings, args, overwrite):
     if overwrite or not folder.exists():
         return wanted
     if (folder / REPORT).exists():
+        lacks = {"export": bool(settings.get("export")) and not (folder / ONNX).exists()}
+        lacks["card"] = args.do_train and not (folder / CARD).exists()
+        lacking = [f"python -m kd_trainer.{name} {shlex.quote(str(folder))}" for name in lacks if lacks[name]]
+        if lacking:  # it was killed after its report
+            cure = f"what it lacks is made by {' and '.join(lacking)}; or {cure}"
         raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
     last = last_checkpoint(folder)
     searched = (folder / SEARCH).exists()
@@ -211,20 +248,20 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             if is_unchanged(folder / CARD):
                 (folder / CARD).unlink()
             if (folder / RECIPE).exists():  # else nobody knows who wrote them
-                for old in (ONNX, PLOTS):
-                    shutil.rmtree(folder / old, ignore_errors=True)
+                for name in WRITTEN:
+                    remove_written(folder, name)
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)
         for old in folder.glob("checkpoint-*"):
             if checkpoint is None or not (old / CHECKPOINT_STATE).exists():
                 shutil.rmtree(old)
-        for old in folder.glob("_push-*"):  # a kill in the middle of an upload
-            shutil.rmtree(old)
+        # A kill in the middle of an upload, or of writing.
+        for old in (*folder.glob("_push-*"), *folder.glob(".*.partial")):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         digest.write_text(data_digest)
-        partial = folder / f"{RECIPE}.partial"
-        partial.write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")
-        partial.replace(folder / RECIPE)
+        with written_whole(folder / RECIPE) as partial:
+            partial.write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")
     args.distributed_state.wait_for_everyone()
     if checkpoint is not None:
         logger.warning(f"continuing the run in {args.output_dir} from {checkpoint}")
@@ -234,7 +271,12 @@ def lock(folder):
     """Keeps a second process out of `folder` as long as this one lives; the system lets go of it even after a kill."""
     if fcntl is None or folder.resolve() in locked:
         return
-    file = (folder / LOCK).open("w")
+    try:
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): give yourself the right to, or copy it"
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

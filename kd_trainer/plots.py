@@ -13,6 +13,7 @@ from .errors import InputError
 from .fonts import axis_names, width
 from .output_folder import CHECKPOINT_STATE, PLOTS
 from .report import table_rows
+from .whole import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +81,9 @@ def new_figure(size, rows=1, columns=1, **kwargs):
 
 
 def save(figure, path):
-    """Writes a PNG under another name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png", bbox_inches="tight", pad_inches=0.08)
-    partial.replace(path)
+    """Writes a PNG."""
+    with written_whole(path) as partial:
+        figure.savefig(partial, format="png", bbox_inches="tight", pad_inches=0.08)
 
 
 def accuracy_latency(report):

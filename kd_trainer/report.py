@@ -20,6 +20,7 @@ from .metrics import agreement, score_logits
 from .output_folder import SCORED, VALIDATION
 from .pairs import sides
 from .robustness import MEASURES
+from .whole import written_whole
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
 COLUMNS = {
@@ -204,12 +205,9 @@ def format_per_class(per_class):
 
 
 def write_json(path, content):
-    """Writes a JSON file under another name first, so that a kill leaves none that is half written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Writes a JSON file; a kill leaves none that is half written."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def write_scored(folder, labels, logits, is_reported=True):
@@ -223,13 +221,9 @@ def write_scored(folder, labels, logits, is_reported=True):
         logits (`dict[str, np.ndarray]`): By row of the table, `(num_rows, num_labels)`.
         is_reported (`bool`, *optional*, defaults to `True`): Whether this is the split that the report is about.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (SCORED if is_reported else VALIDATION)
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(
-        {"labels": labels, **{f"logits.{name}": np.ascontiguousarray(array) for name, array in logits.items()}}, partial
-    )
-    partial.replace(path)
+    tensors = {f"logits.{name}": np.ascontiguousarray(array) for name, array in logits.items()}
+    with written_whole(folder / (SCORED if is_reported else VALIDATION)) as partial:
+        save_file({"labels": labels, **tensors}, partial)
 
 
 def read_scored(folder, is_reported=True):
@@ -259,14 +253,21 @@ def prediction_rows(texts, logits, label_names, asked=None):
         yield {**given, "probabilities": probabilities}
 
 
-def check_prediction_file(path, overwrite):
+def check_prediction_file(path, overwrite, sources):
     """
     Refuses an output that [`write_predictions`] could not write, before any work is done.
+
+    Args:
+        path (`str` or `Path`): The output.
+        overwrite (`bool`): Whether a file that is there may be replaced, unless it is one of the `sources`.
+        sources (`list[str]`): Files that are read.
 
     Raises:
         `InputError`: For a suffix that is not known, or a file that is there.
     """
     path = Path(path)
+    if any(Path(source).resolve() == path.resolve() for source in sources):
+        raise InputError(f"{path} is read, predictions would replace it: give another --predict_output")
     if path.suffix not in (".csv", ".json", ".jsonl"):
         raise InputError(f"--predict_output {path}: unknown kind of file: give a .csv, .json or .jsonl")
     folder = next(parent for parent in path.parents if parent.exists())
@@ -282,9 +283,7 @@ def check_prediction_file(path, overwrite):
 def write_predictions(path, rows, label_names):
     """Writes [`prediction_rows`] to `.csv` (a column per probability), `.jsonl` or `.json` (one list)."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             writer = csv.writer(file)
             for number, row in enumerate(rows):
@@ -298,4 +297,3 @@ def write_predictions(path, rows, label_names):
             for number, row in enumerate(rows):
                 file.write((between if number else "") + json.dumps(row, ensure_ascii=False))
             file.write(end)
-    partial.replace(path)

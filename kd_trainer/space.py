@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .report import PACKAGES
+from .whole import written_whole
 
 PACKAGE = Path(__file__).parent
 
@@ -71,7 +72,7 @@ def write_space(args):
         args (`argparse.Namespace`): Of [`demo`].
 
     Raises:
-        `InputError`: For models that are not on the hub, or a folder that is there.
+        `InputError`: For models that are not on the hub, or a folder that is there or cannot be written.
     """
     folder = Path(args.space)
     if folder.exists():
@@ -87,10 +88,8 @@ def write_space(args):
         value = getattr(args, flag)
         argv += [] if value is None else [f"--{flag}", str(value)]
     argv += [f"--{flag}" for flag in ("text_pairs", "trust_remote_code") if getattr(args, flag)]
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with written_whole(folder) as partial:
+        partial.mkdir()
         if args.examples is not None:
             name = f"examples{Path(args.examples).suffix}"
             shutil.copyfile(args.examples, partial / name)
@@ -115,7 +114,3 @@ def write_space(args):
         (partial / "kd_trainer").mkdir()
         for path in sorted(PACKAGE.glob("*.py")):
             shutil.copyfile(path, partial / "kd_trainer" / path.name)
-        partial.rename(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"--space {folder} cannot be written ({error.strerror}): choose another") from None

@@ -4,7 +4,6 @@ import logging
 import shlex
 from dataclasses import fields
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import yaml
@@ -13,6 +12,7 @@ from .arguments import TuningArguments
 from .comparison import LEVEL, compare_rows, format_p
 from .output_folder import BEST, SEARCH_TABLE, plain
 from .report import align, versions, write_json
+from .whole import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +86,8 @@ def write_recipe(run, rows, best, names, metric, teacher):
         f"# Trial {best['trial']}, the best of {len(rows)} in a search: validation {metric} {best[metric]:.4f}.\n"
         f"# {command}\n\n{yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)}"
     )
-    partial = Path(f"{path}.partial")
-    partial.write_text(lines, encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(lines, encoding="utf-8")
     return command
 
 

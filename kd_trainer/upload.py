@@ -10,11 +10,12 @@ from pathlib import PurePosixPath
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 from .card_file import CARD
 from .errors import HubError, InputError
 from .network import why_unreachable
-from .output_folder import ONNX, PLOTS, RECIPE, REPORT
+from .output_folder import RECIPE, REPORT, WRITTEN
 from .sources import read_json
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ TOKENIZER_FILES = (
     "normalizer.json", "emoji.json",
 )  # fmt: skip
 PUBLISHED = (*MODEL_FILES, *TOKENIZER_FILES, CARD, REPORT, RECIPE)
-FOLDERS = (ONNX, PLOTS)
 LEFT_OUT = ("_*", ".*", "*.partial", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.log")
 # What other versions and the Trainer itself have pushed beside earlier weights.
 OUTDATED = (
@@ -55,30 +55,51 @@ def is_published(path):
     parts = PurePosixPath(path).parts
     if any(matches(part, LEFT_OUT) for part in parts):
         return False
-    return matches(path, PUBLISHED) if len(parts) == 1 else parts[0] in FOLDERS
+    return matches(path, PUBLISHED) if len(parts) == 1 else parts[1:] in [(name,) for name in WRITTEN.get(parts[0], ())]
 
 
 def published_files(folder):
     """What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there."""
-    paths = [path for path in (folder, *(folder / name for name in FOLDERS)) if path.is_dir()]
-    found = [file for path in paths for file in (path.glob("*") if path == folder else path.rglob("*"))]
+    found = [file for path in (folder, *(folder / name for name in WRITTEN)) for file in path.glob("*")]
     names = {file.relative_to(folder).as_posix(): file for file in sorted(found) if file.is_file()}
     return {name: file for name, file in names.items() if is_published(name)}
 
 
 def count_quoted(folder):
     """How many texts of the data the report in `folder`, and so its card, quotes; 0 where there is no report."""
-    return len(read_json(folder / REPORT).get("disagreements") or [])
+    quoted = read_json(folder / REPORT).get("disagreements") or []
+    if not isinstance(quoted, list):
+        raise InputError(f"{folder / REPORT} is damaged (disagreements: {str(quoted)[:40]}): run it again")
+    return len(quoted)
+
+
+def check_whole(name, path):
+    """
+    Refuses a file that is cut off: of `.safetensors` the header says how long it must be, a `.json` must be JSON.
+
+    Args:
+        name (`str`), path (`Path`): As of [`published_files`].
+    """
+    try:
+        if name.endswith(".safetensors"):
+            with safe_open(path, "np"):
+                pass
+        elif name.endswith(".json"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if name in ("config.json", REPORT) and not isinstance(content, dict):
+                raise ValueError("no object")
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{path} is damaged ({reason}) and is not pushed: save the model again") from None
 
 
 def missing_code(folder):
     """The first module that `config.json` names and that is not in `folder`: `str` or None."""
-    try:
-        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {}).values()
-    except (ValueError, AttributeError):
-        raise InputError(f"{folder / 'config.json'} is damaged: give the folder of a saved model") from None
+    named = read_json(folder / "config.json").get("auto_map", {})
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise InputError(f"{folder / 'config.json'} is damaged (auto_map: {str(named)[:60]}): save the model again")
     # "repository--module.Class" stands in another repository.
-    files = sorted({f"{name.rpartition('.')[0]}.py" for name in named if "--" not in name})
+    files = sorted({f"{name.rpartition('.')[0]}.py" for name in named.values() if "--" not in name})
     return next((file for file in files if not (folder / file).is_file()), None)
 
 
@@ -182,6 +203,8 @@ def prepare_repo(name, private=None, revision=None, token=None):
         raise InputError("--push_to_hub, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set: unset it, or push later")
     if token is None and get_token() is None:
         raise InputError("--push_to_hub needs a token: log in with 'hf auth login', set HF_TOKEN, or give --hub_token")
+    if not re.fullmatch(r"[!-~]+", token or get_token()):  # the hub's client would print it
+        raise InputError("the hub's token has a blank, a line end or a letter that no token has: copy it again")
     unreachable = why_unreachable()
     if unreachable is not None:
         raise HubError(f"the hub, {constants.ENDPOINT}, cannot be reached ({unreachable}): try again, or push later")
@@ -242,12 +265,14 @@ def push_folder(folder, repo_id, private=None, revision=None, keeps_checkpoints=
 
 def check_pushable(folder):
     """
-    Refuses a folder that does not hold a whole model.
+    Refuses a folder that does not hold a whole model, or files that are damaged.
 
     Raises:
         `InputError`
     """
     files = published_files(folder)
+    for name, file in files.items():
+        check_whole(name, file)
     if "config.json" not in files or not any(matches(name, ("model*.safetensors",)) for name in files):
         raise InputError(f"{folder}: no model (config.json, model.safetensors) in it: give a run's --output_dir")
     if (folder / RECIPE).exists() and REPORT not in files:

@@ -11,8 +11,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 import transformers
-from transformers import TrainingArguments, set_seed
+from transformers import TrainingArguments, get_scheduler, set_seed
 from transformers.utils.logging import tqdm
 
 from .analysis import analyse, find_disagreements
@@ -36,6 +37,7 @@ from .output_folder import (
     RECIPE,
     REPORT,
     TrainingClock,
+    check_export_folder,
     check_sources,
     check_writable,
     claim_output_dir,
@@ -64,7 +66,7 @@ from .report import (
 from .robustness import check_attackable, measure_robustness
 from .sources import find_sources, read_json
 from .trainer import AdversarialTrainer
-from .upload import CHECKPOINT_STRATEGIES, count_quoted, prepare_repo, push_command, push_folder
+from .upload import CHECKPOINT_STRATEGIES, check_pushable, count_quoted, prepare_repo, push_command, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +155,7 @@ def start_run(settings, args, data_args, run_args):
     pushes = args.push_to_hub and not (settings.get("tune") or settings.get("ablation"))
     finished = pushes and is_finished(run)
     if run_args.predict_file is not None and not finished:
-        check_prediction_file(prediction_path(run), run_args.overwrite_output_dir)
+        check_prediction_file(prediction_path(run), run_args.overwrite_output_dir, data_files(run))
         if args.process_index == 0:
             check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits and not finished:
@@ -163,6 +165,10 @@ def start_run(settings, args, data_args, run_args):
                 f"--output_dir {run.output_dir} holds a model that is not trained here: its report would be about "
                 "another, choose another --output_dir"
             )
+        if run_args.export:
+            check_export_folder(run.output_dir / ONNX)
+    if finished:
+        check_pushable(run.output_dir)
     if pushes and args.process_index == 0:
         args.hub_model_id = prepare_repo(repository(run), args.hub_private_repo, args.hub_revision)
     if finished:
@@ -275,6 +281,23 @@ def build_trainer(trainer_class, **kwargs):
         raise InputError(" ".join(str(error).split())) from error
 
 
+def check_optimizer(trainer):
+    """
+    Refuses an optimizer or a schedule that the Trainer will not make, before the output folder is emptied.
+
+    Args:
+        trainer (`Trainer`): Not yet trained.
+    """
+    args = trainer.args
+    try:
+        trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+        nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
+        get_scheduler(args.lr_scheduler_type, nothing, args.get_warmup_steps(2), 2, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError, ImportError, RuntimeError, KeyError) as error:
+        given = f"--optim {args.optim.value}, --lr_scheduler_type {args.lr_scheduler_type.value}"
+        raise InputError(f"{given}: {' '.join(str(error).split())}") from error
+
+
 def train_model(run, trainer, data):
     """
     Trains from the run's checkpoint or from the start, saves the model with its tokenizer into the output folder.
@@ -287,6 +310,7 @@ def train_model(run, trainer, data):
     Returns:
         `float`: Seconds of training, those before a resumed checkpoint included.
     """
+    check_optimizer(trainer)
     claim_output_dir(run.settings, run.args, run.checkpoint, data.digest())
     if run.args.bf16 and "bf16" not in run.settings:
         logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
@@ -544,6 +568,12 @@ def describe_run(run):
         draw_plots(run.output_dir, *answered)
     else:
         write_card(run.output_dir, *answered)
+
+
+def data_files(run):
+    """The files that the run reads: `list[str]`."""
+    flags = {**vars(run.data_args), "predict_file": run.run_args.predict_file}
+    return [path for name, path in flags.items() if name.endswith("_file") and path is not None]
 
 
 def prediction_path(run):

@@ -223,22 +223,64 @@ def test_the_folder_labels_files_where_torch_is_not_installed(make_any, tokenize
         "texts": "is there",
         "no": "no.csv",
         "other": "name",
-        "ragged": "2 cells",
+        "ragged": "behind line 2: 1 cells",
         "latin": "utf-8",
     }.items():
         target = tmp_path / ("labels.csv" if name == "texts" else "new.csv")
         done = run_alone(folder, tmp_path / f"{name}.csv", target)
-        assert done.returncode == 1 and found in done.stderr and done.stderr.count("\n") == 1, done.stderr
-        assert not (tmp_path / "new.csv").exists()
-    assert "python classify.py" in run_alone(folder).stderr
+        assert done.returncode == 2 and found in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert f"{name}.csv" in done.stderr or name == "texts"
+        assert not list(tmp_path.glob("new.csv*"))
+    # A file without another to write to is no text.
+    for arguments in ([], [tmp_path / "texts.csv"], ["a", "b", "c"]):
+        done = run_alone(folder, *arguments)
+        assert done.returncode == 2 and "python classify.py" in done.stderr and not done.stdout
+    for name in ("model.onnx", "tokenizer.json", "config.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+        done = run_alone(folder, "股市")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{folder} is damaged" in done.stderr
+        (folder / name).write_bytes(content)
+
+
+class Stub:
+    """A classifier that says "label" of every text."""
+
+    config = {"columns": [["text"]]}
+
+    def label(self, texts):
+        return [("label", 1.0) for _ in texts]
+
+
+def test_a_column_that_stands_twice_is_none(tmp_path):
+    (tmp_path / "twice.csv").write_text("text,text\na,b\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="twice.csv"):
+        label_file(Stub(), tmp_path / "twice.csv", tmp_path / "labels.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["twice.csv"]
+
+
+def test_two_that_label_into_one_file_do_not_mix_their_rows(tmp_path):
+    (tmp_path / "texts.csv").write_text("text\n" + "a\n" * 5, encoding="utf-8")
+    target = tmp_path / "labels.csv"
+
+    class Second(Stub):
+        """While it labels, another one begins and ends."""
+
+        def label(self, texts):
+            if not target.exists():
+                label_file(Stub(), tmp_path / "texts.csv", target)
+            return [("other", 0.5) for _ in texts]
+
+    with pytest.raises(ValueError, match="there already"):
+        label_file(Second(), tmp_path / "texts.csv", target)
+    assert target.read_text(encoding="utf-8").splitlines() == ["text,predicted,probability", *["a,label,1.0"] * 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv", "texts.csv"]
 
 
 def test_a_file_is_read_a_window_at_a_time(tmp_path, monkeypatch):
     read, labelled, held = 0, 0, []
 
-    class Stub:
-        config = {"columns": [["text"]]}
-
+    class Watched(Stub):
         def label(self, texts):
             nonlocal labelled
             held.append(read - labelled)
@@ -246,16 +288,20 @@ def test_a_file_is_read_a_window_at_a_time(tmp_path, monkeypatch):
             labelled += len(texts)
             return [(text.upper(), 1.0) for text in texts]
 
-    def counting(file, **kwargs):
-        nonlocal read
-        for number, row in enumerate(csv.reader(file, **kwargs)):
-            read += number > 0
-            yield row
+    class Counting:
+        def __init__(self, file, **kwargs):
+            self.reader, self.line_num = csv.reader(file, **kwargs), 0
+
+        def __iter__(self):
+            nonlocal read
+            for number, row in enumerate(self.reader):
+                read += number > 0
+                yield row
 
     texts = [f"text {number}" for number in range(1000)]
     (tmp_path / "texts.csv").write_text("\n".join(["text", *texts]), encoding="utf-8")
-    monkeypatch.setattr(classify, "csv", type("module", (), {**vars(csv), "reader": counting}))
-    label_file(Stub(), tmp_path / "texts.csv", tmp_path / "labels.csv", window=64)
+    monkeypatch.setattr(classify, "csv", type("module", (), {**vars(csv), "reader": Counting}))
+    label_file(Watched(), tmp_path / "texts.csv", tmp_path / "labels.csv", window=64)
     assert max(held) == 64 and len(held) == 16 and labelled == 1000
     written = (tmp_path / "labels.csv").read_text(encoding="utf-8").splitlines()
     assert written == ["text,predicted,probability", *(f"{text},{text.upper()},1.0" for text in texts)]
@@ -316,6 +362,39 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_the_old_one(
             export_model(tmp_path / folder, model, tokenizer, 16, [name], texts, labels)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()} == before
+
+
+@pytest.mark.parametrize("kept", ["mine.txt", "model.safetensors", "sub/x"])
+def test_no_export_replaces_what_it_has_not_written(trained, tmp_path, kept):
+    model, tokenizer, texts, labels = trained
+    folder = tmp_path / "onnx"
+    export_model(folder, model, tokenizer, 16, ["onnx"], texts, labels)
+    (folder / kept).parent.mkdir(exist_ok=True)
+    (folder / kept).write_text("mine")
+    (tmp_path / "onnx.partial").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with refused(f"{folder} holds {kept.split('/')[0]}"):
+        export_model(folder, model, tokenizer, 16, ["onnx"], texts, labels)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with refused("no export"):
+        export_model(tmp_path / "onnx.partial" / "..", model, tokenizer, 16, ["onnx"], texts, labels)
+    shutil.copytree(folder, tmp_path / "other", ignore=lambda *_: [kept.split("/")[0], "classify.py"])
+    with refused("no export"):
+        export_model(tmp_path / "other", model, tokenizer, 16, ["onnx"], texts, labels)
+
+
+def test_two_exports_into_one_folder_leave_a_whole_one(trained, tmp_path, monkeypatch):
+    model, tokenizer, texts, labels = trained
+    write, arguments = onnx_folder.write_folder, (model, tokenizer, 16, ["onnx"], texts, labels)
+
+    def write_meanwhile(*given):
+        monkeypatch.setattr(onnx_folder, "write_folder", write)
+        export_model(tmp_path / "onnx", *arguments)
+        write(*given)
+
+    monkeypatch.setattr(onnx_folder, "write_folder", write_meanwhile)
+    export_model(tmp_path / "onnx", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"] and Classifier(tmp_path / "onnx").label(texts[:1])
 
 
 def test_parity_of_fp32_is_about_every_logit():
@@ -388,9 +467,28 @@ def test_a_run_exports_what_it_has_scored(student, capsys):
     assert report["onnx-int8"]["size_mb"] < report["onnx"]["size_mb"] and "| onnx-int8" in capsys.readouterr().out
     assert Classifier(folder / "onnx").config["labels"] == report["labels"]
     assert Classifier(folder / "onnx").config["max_length"] == 16
-    # A new run in the folder takes the old export away: it is not of its model.
+    # A new run in the folder takes the old export away: it is not of its model. What it has not written stays.
+    (folder / "onnx" / "labels.csv").write_text("mine")
+    (folder / "plots").mkdir(exist_ok=True)
+    (folder / "plots" / "mine.png").write_text("mine")
+    (folder / "confusion.png").write_text("mine")
+    with refused("onnx holds labels.csv"):
+        student("--overwrite_output_dir", "--export=onnx", "--train_file=missing.tsv")
+    assert read_report(folder) == report
     student("--overwrite_output_dir")
-    assert not (folder / "onnx").exists() and "onnx" not in read_report(folder)
+    assert [path.name for path in (folder / "onnx").iterdir()] == ["labels.csv"] and "onnx" not in read_report(folder)
+    assert (folder / "plots" / "mine.png").exists() and (folder / "confusion.png").exists()
+
+
+def test_a_run_killed_behind_its_report_says_what_makes_the_rest(student, monkeypatch):
+    def kill(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kd_trainer.workflow.export_scored", lambda run, *_: kill(run))
+    with pytest.raises(KeyboardInterrupt):
+        student("--export=onnx")
+    with refused("holds a finished run", "python -m kd_trainer.export", "python -m kd_trainer.card"):
+        student("--export=onnx")
 
 
 def test_a_saved_student_is_exported_on_the_data_of_its_run(student, write_tsv, capsys, tmp_path):

@@ -104,7 +104,9 @@ def folder(finished, tmp_path):
     for name in (
         "onnx/model.onnx",
         "onnx/_cache",
-        "plots/loss.png",
+        "onnx/labels.csv",
+        "plots/notes.png",
+        "plots/confusion.png",
         "README.md",
         "predictions.csv",
         "_note",
@@ -120,7 +122,7 @@ CARRIED = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modeling_bilstm.py",
     "modeling_student.py", "recipe.yaml", "report.json",
 }  # fmt: skip
-BESIDE = {"README.md", "onnx/model.onnx", "plots/loss.png"}
+BESIDE = {"README.md", "onnx/model.onnx", "plots/confusion.png"}
 
 
 def commits(server, repo_id="user/student", revision="main"):
@@ -150,7 +152,9 @@ def test_a_push_carries_the_model_and_what_describes_it_and_nothing_else(hub, fo
     "name, is_so",
     [
         ("model-00001-of-00002.safetensors", True), ("vocab.txt", True), ("configuration_x.py", True),
-        ("onnx/sub/x.json", True), ("model.safetensors.partial", False), ("_scored.safetensors", False),
+        ("onnx/classify.py", True), ("onnx/labels.csv", False), ("onnx/sub/config.json", False),
+        ("plots/config.json", False), ("plots", False),
+        ("model.safetensors.partial", False), ("_scored.safetensors", False),
         ("training_args.bin", False), ("pytorch_model.bin", False), ("onnx/x.pkl", False), ("plots/.x", False),
         ("checkpoint-4/model.safetensors", False), ("predictions.json", False), ("trainer_state.json", False),
         ("run_student.py", False), ("tune.db", False), ("other/config.json", False), ("texts.txt", False),
@@ -171,7 +175,7 @@ def test_a_second_push_takes_off_what_stood_for_the_first_and_leaves_what_is_not
     (folder / "model.safetensors").write_bytes(weights[:-4] + bytes(4))
     command.main(push)
     files = hub.files("user/student")
-    assert own(files) == CARRIED | {"plots/loss.png", "README.md", "LICENSE"}
+    assert own(files) == CARRIED | {"plots/confusion.png", "README.md", "LICENSE"}
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes() != weights
     # A card may be a person's own: it stays where there is no other, and that is said.
     (folder / "README.md").unlink()
@@ -192,6 +196,67 @@ def test_private_branch_and_token_are_as_asked_and_the_token_is_written_nowhere(
     assert not own(hub.files("user/student"))
     assert not any(b"hf_given" in content for content in hub.files("user/student", "v2").values())
     assert "hf_given" not in caplog.text
+
+
+def damage(name, content):
+    """A function that replaces a file of a folder."""
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def cut_off(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize(
+    "spoil, found",
+    [
+        (cut_off, "model.safetensors is damaged"),
+        (damage("model.safetensors", b""), "model.safetensors is damaged"),
+        (damage("report.json", b'{"split": '), "report.json is damaged"),
+        (damage("report.json", b"[]"), "report.json is damaged"),
+        (damage("report.json", b'{"disagreements": 7}'), "report.json is damaged"),
+        (damage("tokenizer.json", b"{"), "tokenizer.json is damaged"),
+        (damage("config.json", b"7"), "config.json is damaged"),
+        (damage("config.json", b'{"auto_map": {"AutoConfig": ["a.B"]}}'), "config.json is damaged"),
+        (damage("config.json", b'{"auto_map": 3}'), "config.json is damaged"),
+        (damage("recipe.yaml", b"a: [b"), "recipe.yaml is damaged"),
+    ],
+)
+def test_what_is_damaged_is_not_pushed(hub, folder, spoil, found):
+    spoil(folder)
+    with refused(found):
+        command.main([str(folder), "--hub_model_id=user/student"])
+    assert not hub.requests
+
+
+def test_a_run_that_is_pushed_later_is_pushed_whole(hub, flags, finished, tmp_path, never_trains):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    cut_off(folder)
+    with refused("model.safetensors is damaged"):
+        run_student.main([*flags, *PUSH, f"--output_dir={folder}"])
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("token", ["hf_a\n", "hf_a b", "hf_\u4e00"])
+def test_a_token_that_is_none_is_not_printed(hub, folder, token):
+    with pytest.raises(InputError, match="token") as caught:
+        command.main([str(folder), "--hub_model_id=user/student", f"--hub_token={token}"])
+    assert token.strip() not in str(caught.value) and not hub.requests
+
+
+def test_a_branch_may_be_called_by_a_number(hub, folder):
+    settings = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**settings, "hub_revision": 5}), encoding="utf-8")
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student", "5")) == CARRIED | BESIDE
+
+
+@pytest.mark.parametrize("endpoint", ["hub", "ftp://hub", "https://"])
+def test_an_address_of_the_hub_that_is_none_is_said(hub, folder, monkeypatch, endpoint):
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    with refused(f"HF_ENDPOINT {endpoint}"):
+        command.main([str(folder), "--hub_model_id=user/student"])
 
 
 # Pushes of the scripts

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import refused
 from transformers import BartConfig, BartForSequenceClassification
 
 from kd_trainer.errors import InputError
@@ -128,7 +129,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, name, found):
     (tmp_path / "old.csv").write_text("old")
     with pytest.raises(InputError, match=found) as caught:
-        check_prediction_file(tmp_path / name, overwrite=False)
+        check_prediction_file(tmp_path / name, overwrite=False, sources=[])
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert (tmp_path / "old.csv").read_text() == "old" and len([*tmp_path.iterdir()]) == 1
 
@@ -136,14 +137,19 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, name
 def test_a_folder_is_never_overwritten(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match="folder.csv"):
-        check_prediction_file(tmp_path / "folder.csv", overwrite=True)
+        check_prediction_file(tmp_path / "folder.csv", overwrite=True, sources=[])
 
 
 def test_overwriting_and_new_names_are_allowed(tmp_path):
     (tmp_path / "old.csv").write_text("old")
-    check_prediction_file(tmp_path / "old.csv", overwrite=True)
+    check_prediction_file(tmp_path / "old.csv", overwrite=True, sources=["other.csv"])
+    (tmp_path / "link.csv").symlink_to(tmp_path / "old.csv")
+    for name in ("old.csv", "link.csv", "sub/../old.csv"):
+        with refused("is read"):
+            check_prediction_file(tmp_path / name, overwrite=True, sources=["other.csv", str(tmp_path / "old.csv")])
+    (tmp_path / "link.csv").unlink()
     for suffix in (".csv", ".json", ".jsonl"):
-        check_prediction_file(tmp_path / "no folder yet" / f"new{suffix}", overwrite=False)
+        check_prediction_file(tmp_path / "no folder yet" / f"new{suffix}", overwrite=False, sources=[])
     assert [*tmp_path.iterdir()] == [tmp_path / "old.csv"]
 
 

@@ -242,6 +242,15 @@ def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
     with pytest.raises(InputError, match="holds a finished run"):
         run_distill.main([*distil_flags, "--temperature=2"])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "distilled").rglob("*")} == before
+    for flags, found in [
+        (["--optim=lomo"], "--optim lomo"),  # its package is not installed
+        (["--lr_scheduler_type=polynomial", '--lr_scheduler_kwargs={"lr_end": 9}'], "--lr_scheduler_type polynomial"),
+        (["--lr_scheduler_type=cosine", '--lr_scheduler_kwargs={"no": 1}'], "--lr_scheduler_type cosine"),
+    ]:
+        with refused(found):
+            run_distill.main([*distil_flags, "--overwrite_output_dir", *flags])
+        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "distilled").rglob("*") if path.is_file()}
+        assert kept == {path: time for path, time in before.items() if path.is_file()}
     run_distill.main([*distil_flags, "--temperature=2", "--overwrite_output_dir"])
     assert read_report(tmp_path / "distilled")["settings"]["temperature"] == 2
 

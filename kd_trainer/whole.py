@@ -1,0 +1,45 @@
+"""A file or folder that is there whole or not at all."""
+
+import contextlib
+import secrets
+import shutil
+from pathlib import Path
+
+from .errors import InputError
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """
+    Gives a name, nobody else's, under which a file or a folder is written beside `path`. It takes the place of what is
+    at `path` when the block has ended well; otherwise `path` stays as it is, and nothing else is left. A kill leaves a
+    hidden `.NAME.….partial`.
+
+    Args:
+        path (`str` or `Path`): Its folder is made where it is missing.
+
+    Yields:
+        `Path`: Nothing is there yet.
+
+    Raises:
+        `InputError`: When the system does not let it be written.
+    """
+    path = Path(path)
+    partial, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial") for _ in range(2))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if path.is_dir() or partial.is_dir() and path.exists():  # which no system replaces
+            path.rename(old)
+        partial.replace(path)
+    except OSError as error:
+        if old.exists():
+            old.rename(path)
+        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose another place") from error
+    finally:
+        for left in (partial, old):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):  # there is none
+                    left.unlink()

@@ -1,0 +1,70 @@
+"""What is written is there whole or not at all, and nothing else is touched."""
+
+import pytest
+from conftest import refused
+
+from kd_trainer.whole import written_whole
+
+
+def write(path, content):
+    """A file, or a folder with a file in it."""
+    if content == "folder":
+        path.mkdir()
+        (path / "inside").write_text("x")
+    else:
+        path.write_text(content)
+
+
+def listed(folder):
+    return {str(path.relative_to(folder)): path.is_file() and path.read_text() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("old", [None, "old", "folder"])
+@pytest.mark.parametrize("new", ["new", "folder"])
+def test_what_is_written_takes_the_place_of_what_is_there(tmp_path, old, new):
+    path, expected = tmp_path / "made" / "a.b", tmp_path / "expected" / "made"
+    if old is not None:
+        path.parent.mkdir()
+        write(path, old)
+    expected.mkdir(parents=True)
+    write(expected / "a.b", new)
+    with written_whole(path) as partial:
+        write(partial, new)
+        assert old is None and not path.exists() or path.exists()
+    assert listed(path.parent) == listed(expected)
+
+
+@pytest.mark.parametrize("old", ["old", "folder"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+def test_a_failure_leaves_what_was_there(tmp_path, old, error):
+    write(tmp_path / "a", old)
+    before = listed(tmp_path)
+    with pytest.raises(Exception if error is OSError else error), written_whole(tmp_path / "a") as partial:
+        write(partial, "folder")
+        raise error
+    assert listed(tmp_path) == before
+
+
+def test_a_link_to_a_folder_is_replaced_and_not_what_it_leads_to(tmp_path):
+    write(tmp_path / "mine", "folder")
+    (tmp_path / "a").symlink_to(tmp_path / "mine")
+    with written_whole(tmp_path / "a") as partial:
+        write(partial, "folder")
+    assert not (tmp_path / "a").is_symlink() and (tmp_path / "mine" / "inside").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "mine"]
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    with written_whole(tmp_path / "a") as one, written_whole(tmp_path / "a") as two:
+        one.write_text("1")
+        two.write_text("2")
+    assert (tmp_path / "a").read_text() == "1"
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with refused("cannot be written", tmp_path / "file" / "a"), written_whole(tmp_path / "file" / "a") as partial:
+        partial.write_text("x")
+    with refused("cannot be written"), written_whole(tmp_path / "a") as partial:
+        (partial / "no folder").write_text("x")
+    assert listed(tmp_path) == {"file": "mine"}
