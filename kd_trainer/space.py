@@ -34,7 +34,7 @@ A page to try [{student}](https://huggingface.co/{student}), a small text classi
 """
 
 
-def hub_name(name, flag):
+def check_on_hub(name, flag):
     """
     A model's name on the hub.
 
@@ -80,10 +80,10 @@ def write_space(args):
     for flag in ("share", "cache_dir"):
         if getattr(args, flag):
             raise InputError(f"--{flag}: a Space has its own: leave it out")
-    models = [hub_name(args.student, "student")]
+    models = [check_on_hub(args.student, "student")]
     argv = [args.student]
     if args.teacher is not None:
-        models.append(hub_name(args.teacher, "--teacher"))
+        models.append(check_on_hub(args.teacher, "--teacher"))
     for flag in ("teacher", "label_map", "text_column", "text_pair_column", "max_seq_length"):
         value = getattr(args, flag)
         argv += [] if value is None else [f"--{flag}", str(value)]

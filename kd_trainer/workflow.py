@@ -315,7 +315,7 @@ def train_model(run, trainer, data):
     if run.args.bf16 and "bf16" not in run.settings:
         logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
     model = f"{type(trainer.model).__name__} of {trainer.model.num_parameters():,} parameters"
-    logger.info(f"{type(trainer).__name__}: {model}, {len(trainer.train_dataset)} rows, into {run.output_dir}")
+    logger.info(f"training a {model} on {len(trainer.train_dataset)} rows, into {run.output_dir}")
     # A threshold that was chosen for the weights before these.
     vars(trainer.accelerator.unwrap_model(trainer.model).config).pop("cascade", None)
     clock = TrainingClock(run.checkpoint)
