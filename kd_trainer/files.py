@@ -188,12 +188,12 @@ def read_table(path, records, columns, chosen, answer_column):
     """Rows of a file with a header: `records` yields `(line, cells)`."""
     text_columns, label_column = chosen
     text_indices = [columns.index(text_column) for text_column in text_columns]
-    label_index = None if label_column is None else columns.index(label_column)
+    label_index = columns.index(label_column)
     answer_index = columns.index(answer_column) if answer_column in columns else None
     rows = Rows(str(path), answers=None if answer_index is None else [])
     for line, cells in records:
         check_cells(cells, columns, path, line)
-        rows.add(line, [cells[index] for index in text_indices], None if label_index is None else cells[label_index])
+        rows.add(line, [cells[index] for index in text_indices], cells[label_index])
         if answer_index is not None:
             rows.answers.append(cells[answer_index])
     return rows
@@ -250,35 +250,34 @@ def json_records(path):
         yield number, item
 
 
-def read_json(path, names, need_labels, answer_column):
+def read_json(path, names, answer_column):
     """Rows of JSON lines; the first object names the columns, a later one may leave out its label but not its text."""
     records = list(json_records(path))
     if not records:
         raise InputError(f"{path}: no row in the file: give one object on each line")
     columns = list(dict.fromkeys(key for _, item in records for key in item))
-    texts, label = find_columns(columns, *names, path, need_labels)
+    texts, label = find_columns(columns, *names, path, need_labels=True)
     rows = Rows(str(path), answers=[] if answer_column in columns else None)
     for number, item in records:
         check_item(item, texts, path, number)
-        rows.add(number, [item[text] for text in texts], None if label is None else item.get(label))
+        rows.add(number, [item[text] for text in texts], item.get(label))
         if rows.answers is not None:
             rows.answers.append(item.get(answer_column))
     return rows
 
 
-def read_parquet(path, names, need_labels, answer_column):
+def read_parquet(path, names, answer_column):
     """Rows of a parquet file; what stands in for a line is the row's number."""
     file = open_parquet(path)
-    texts, label = find_columns(file.schema_arrow.names, *names, path, need_labels)
+    texts, label = find_columns(file.schema_arrow.names, *names, path, need_labels=True)
     rows = Rows(str(path))
     try:
         given = answer_column if answer_column in file.schema_arrow.names else None
-        table = file.read(columns=[name for name in (*texts, label, given) if name is not None])
+        table = file.read(columns=[*texts, label, *([] if given is None else [given])])
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path}: damaged parquet file ({str(error).splitlines()[0]}): copy it again") from None
-    labels = [None] * len(table) if label is None else table[label].to_pylist()
-    columns = [table[text].to_pylist() for text in texts]
-    for number, (*cells, label_cell) in enumerate(zip(*columns, labels, strict=True), start=1):
+    columns = [table[name].to_pylist() for name in (*texts, label)]
+    for number, (*cells, label_cell) in enumerate(zip(*columns, strict=True), start=1):
         rows.add(number, cells, label_cell)
     rows.answers = None if given is None else table[given].to_pylist()
     return rows
@@ -332,21 +331,14 @@ def check_tabs_of_line(cells, usual, path, line):
         )
 
 
-def read_headerless(path, known_labels, need_labels):
+def read_headerless(path, known_labels):
     """
-    Rows of a file of `label<TAB>text` or `text<TAB>label` lines, or of bare texts where no labels are needed.
+    Rows of a file of `label<TAB>text` or `text<TAB>label` lines.
 
     Raises:
         `InputError`: For a line with another number of tabs than the rest, and for what looks like a header.
     """
-    lines = list(enumerate(decoded_lines(path), start=1))
-    if not need_labels and not any("\t" in line for _, line in lines):
-        # Bare texts, an empty line among them: as many rows as lines, so that results can be put beside them.
-        rows = Rows(str(path))
-        for number, line in lines:
-            rows.add(number, [line], None)
-        return rows
-    records = [(number, line.split("\t")) for number, line in lines if line]
+    records = [(number, line.split("\t")) for number, line in enumerate(decoded_lines(path), start=1) if line]
     usual = check_tabs(Counter(len(cells) for _, cells in records), path, records[0][0] if records else None)
     for line, cells in records:
         check_tabs_of_line(cells, usual, path, line)
@@ -368,7 +360,6 @@ def read_rows(
     text_column=None,
     label_column=None,
     known_labels=(),
-    need_labels=True,
     answer_column=None,
     text_pair_column=None,
 ):
@@ -379,13 +370,11 @@ def read_rows(
         path (`str`): `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`, or `.txt` (no header).
         text_column, label_column (`str`, *optional*): Names in the header; the usual names are found without.
         known_labels (collection of `str`, *optional*): What a label can be, to tell it from the text without a header.
-        need_labels (`bool`, *optional*, defaults to `True`): Whether the file must have a label column. A single row
-            without a label is never an error here.
         answer_column (`str`, *optional*): Column of a teacher's answers, which a file may lack.
         text_pair_column (`str`, *optional*): Column of the second text, where a row is a pair of texts.
 
     Returns:
-        [`Rows`], at least one.
+        [`Rows`], at least one. A row without a label is no error here, a file without the column is.
 
     Raises:
         `InputError`: For whatever cannot be read, with the line.
@@ -393,21 +382,21 @@ def read_rows(
     path = Path(path)
     names = (text_column, label_column, text_pair_column)
     if path.suffix in (".json", ".jsonl"):
-        rows = read_json(path, names, need_labels, answer_column)
+        rows = read_json(path, names, answer_column)
     elif path.suffix == ".parquet":
-        rows = read_parquet(path, names, need_labels, answer_column)
+        rows = read_parquet(path, names, answer_column)
     elif path.suffix == ".txt":
         check_has_columns(path, text_pair_column)
-        rows = read_headerless(path, known_labels, need_labels)
+        rows = read_headerless(path, known_labels)
     elif path.suffix in (".csv", ".tsv"):
         records = csv_records(path) if path.suffix == ".csv" else tsv_records(path)
         _, columns = next(records, (0, None))
         if columns is None:
             raise InputError(f"{path}: no row in the file: give a header and rows")
         if path.suffix == ".tsv" and not has_header(columns, names):
-            rows = read_headerless(path, known_labels, need_labels)
+            rows = read_headerless(path, known_labels)
         else:
-            chosen = find_columns(columns, *names, path, need_labels)
+            chosen = find_columns(columns, *names, path, need_labels=True)
             rows = read_table(path, records, columns, chosen, answer_column)
     else:
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}: give one of {', '.join(SUFFIXES)}")

@@ -126,7 +126,7 @@ def iterate_lines(path):
 
 
 def iterate_headerless(path, known_labels):
-    """`(line, [text])` as [`read_headerless`] where no labels are needed; the file is read twice."""
+    """`(line, [text])` of a file as [`read_headerless`] reads, or of bare texts; the file is read twice."""
     lines_of, known, first = Counter(), [0, 0], None
     for number, line in enumerate(decoded_lines(path), start=1):
         cells = line.split("\t")

@@ -149,11 +149,6 @@ def test_text_and_label_id(read):
     assert read("a.txt", as_lines(rows)) == rows
 
 
-def test_bare_texts_where_no_label_is_needed(read):
-    assert read("a.txt", "a b\n\n 'c'\n", need_labels=False) == [("a b", None), ("", None), (" 'c'", None)]
-    assert read("a.tsv", "text\na\nb\n", need_labels=False) == [("a", None), ("b", None)]
-
-
 def test_known_labels_tell_the_label_from_the_text(read):
     # The texts repeat, the labels do not.
     content = "x\t0\nx\t1\nx\t2\n"
@@ -224,8 +219,7 @@ def test_columns_are_found_by_the_names_given(read):
 
 
 @pytest.mark.parametrize("name, content", [("a.csv", "id,text\n7,a\n"), ("a.jsonl", '{"id": 7, "text": "a"}\n')])
-def test_a_label_column_may_be_missing_where_none_is_needed(read, name, content):
-    assert read(name, content, need_labels=False) == [("a", None)]
+def test_a_label_column_may_not_be_missing(read, name, content):
     with refused("no column is called label", "'id', 'text'", "--label_column"):
         read(name, content)
 

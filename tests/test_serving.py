@@ -282,38 +282,35 @@ def test_a_file_without_a_text_is_refused(saved, tmp_path, content, found):
 
 
 @pytest.mark.parametrize(
-    "name, content",
+    "name, content, expected",
     [
-        ("a.txt", "one\n\ntwo\n"),
-        ("b.txt", "a\tone\n\nb\ttwo\n"),
-        ("c.txt", "one\t0\ntwo\t1\n"),
-        ("d.tsv", "a\tone\nb\ttwo\n"),
-        ("e.tsv", "one\ntwo\n\n"),
-        ("f.tsv", "label\ttext\na\tone\n"),
-        ("g.txt", "a\tone\nb\ttwo\tthree\n"),
-        ("h.txt", "one\na\ttwo\nthree\n"),
-        ("i.txt", "x\tone\ny\ttwo\n"),
-        ("j.txt", "a\tb\tc\n"),
-        ("k.txt", "\n\n"),
-        ("l.tsv", "\n\n"),
-        ("m.csv", '\ufeffsentence,label\n"one\ntwo",a\n,b\n'),
-        ("n.jsonl", '{"text": "one"}\n\n{"text": null, "more": 1}\n'),
-        ("o.json", '[{"text": "one"}, {"text": 2}]'),
-        ("p.xyz", "one"),
+        ("a.txt", "one\n\ntwo\n", ["one", "", "two"]),
+        ("b.txt", "a\tone\n\nb\ttwo\n", ["one", "two"]),
+        ("c.txt", "one\t0\ntwo\t1\n", ["one", "two"]),
+        ("d.tsv", "a\tone\nb\ttwo\n", ["one", "two"]),
+        ("e.tsv", "one\ntwo\n\n", ["one", "two", ""]),
+        ("f.tsv", "label\ttext\na\tone\n", ["one"]),
+        ("g.txt", "a\tone\nb\ttwo\tthree\n", "line 2: 2 tabs"),
+        ("h.txt", "one\na\ttwo\nthree\n", "line 1: no tab"),
+        ("i.txt", "x\tone\ny\ttwo\n", "cannot tell text from label"),
+        ("j.txt", "a\tb\tc\n", "3 columns"),
+        ("k.txt", "\n\n", "all 2 texts are empty"),
+        ("l.tsv", "\n\n", "no row in the file"),
+        ("m.csv", '\ufeffsentence,label\n"one\ntwo",a\n,b\n', ["one\ntwo", ""]),
+        ("n.jsonl", '{"text": "one"}\n\n{"text": null, "more": 1}\n', ["one", ""]),
+        ("o.json", '[{"text": "one"}, {"text": 2}]', ["one", "2"]),
+        ("p.xyz", "one", "unknown kind of file"),
     ],
 )
-def test_texts_come_one_by_one_as_they_come_all_at_once(tmp_path, name, content):
+def test_the_texts_of_a_file_come_one_by_one_or_it_is_said_why_not(tmp_path, name, content, expected):
     (tmp_path / name).write_text(content, encoding="utf-8")
-    outcomes = []
-    for read in (
-        lambda: read_rows(tmp_path / name, known_labels=["a", "b", "0", "1"], need_labels=False).texts,
-        lambda: list(load_texts(tmp_path / name, DataArguments(), ["a", "b"])),
-    ):
-        try:
-            outcomes.append(read())
-        except ValueError as error:
-            outcomes.append(str(error))
-    assert outcomes[0] == outcomes[1]
+    if isinstance(expected, str):
+        with refused(name, expected):
+            load_texts(tmp_path / name, DataArguments(), ["a", "b"])
+    else:
+        assert list(load_texts(tmp_path / name, DataArguments(), ["a", "b"])) == expected
+        if "label" in content or "\t" in content:
+            assert read_rows(tmp_path / name, known_labels=["a", "b", "0", "1"]).texts == expected
 
 
 def test_a_text_file_is_read_anew_in_pieces_of_rows_and_of_characters(tmp_path):
