@@ -1,6 +1,8 @@
 """The flags of the three scripts, as dataclasses."""
 
 import math
+import numbers
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,15 +12,28 @@ from .adversarial import Attack
 from .errors import InputError
 
 
+def is_number(value, least=-sys.float_info.max, most=sys.float_info.max):
+    """Whether a value, numpy's too, is a number from `least` to `most`; a bool and NaN are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(least <= value <= most)
+
+
+def check_size(what, value, least=1, most=2**31 - 1):
+    """Refuses what is not a whole number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{what} is {value!r:.60}: it must be a whole number")
+    if not least <= value <= most:
+        raise InputError(
+            f"{what} is {value}: it must be {'at least' if value < least else 'at most'} "
+            f"{least if value < least else most}"
+        )
+
+
 def check_sizes(arguments, *names, least=1, most=2**31 - 1):
-    """Refuses a number that is not between `least` and `most`; None is no number."""
+    """[`check_size`] of what is not None."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and not least <= value <= most:
-            raise InputError(
-                f"--{name} is {value}: it must be {'at least' if value < least else 'at most'} "
-                f"{least if value < least else most}"
-            )
+        if value is not None:
+            check_size(f"--{name}", value, least, most)
 
 
 def check_seeds(flag, seeds):

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from .arguments import check_size
 from .errors import InputError
 from .modeling_bag import BagConfig  # these three register themselves with the auto classes
 from .modeling_bilstm import BiLSTMConfig
@@ -221,6 +222,11 @@ def check_pairs(model, tokenizer, pairs):
         )
 
 
+def first_given(*values):
+    """The first of `values` that is not None."""
+    return next(value for value in values if value is not None)
+
+
 def fit_length(max_length, tokenizer, config, flag="--max_seq_length"):
     """
     `max_length`, or what tokenizer and model can take where that is less, which is logged.
@@ -233,7 +239,11 @@ def fit_length(max_length, tokenizer, config, flag="--max_seq_length"):
 
     Returns:
         `int`.
+
+    Raises:
+        `InputError`: For a length that is not a whole number of at least 1.
     """
+    check_size(flag, max_length)
     name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     positions = config.to_dict().get(name) or max_length
     if config.model_type in SHIFTED_POSITIONS:
