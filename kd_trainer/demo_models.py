@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import DataArguments
+from .arguments import DataArguments, check_size
 from .attribution import Span, attribute, has_ngrams
 from .demo_words import Refusal, refusal_of
 from .errors import InputError
@@ -18,6 +18,7 @@ from .inference import predict_logits
 from .loading import (
     STUDENT_TYPES,
     check_pairs,
+    first_given,
     fit_length,
     label_list,
     load_classifier,
@@ -223,7 +224,11 @@ def read_settings(name):
     """The settings of the run that has written a model's folder, `dict`; empty for a model that says nothing of it."""
     if not (Path(name) / RECIPE).exists():
         return {}
-    return saved_settings(Path(name), "copy the model's folder again, or remove the file")
+    settings = saved_settings(Path(name), "copy the model's folder again, or remove the file")
+    for length in ("max_seq_length", "teacher_max_seq_length"):
+        if settings.get(length) is not None:
+            check_size(f"{Path(name) / RECIPE}: {length}", settings[length])
+    return settings
 
 
 def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pairs=False, columns=(None, None)):
@@ -245,7 +250,7 @@ def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pai
         `InputError`: For models that cannot be loaded, or do not go together.
     """
     settings = read_settings(student)
-    wanted = max_length or settings.get("max_seq_length") or DataArguments.max_seq_length
+    wanted = first_given(max_length, settings.get("max_seq_length"), DataArguments.max_seq_length)
     model, tokenizer = load_classifier(student, args, what="student"), load_tokenizer(student, args)
     names = label_list(model.config)
     is_student = model.config.model_type in STUDENT_TYPES
@@ -260,7 +265,9 @@ def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pai
     demo.text_pair_column = (columns[1] or "text_pair") if pairs else None
     if teacher is not None:
         teaching = settings if max_length is None else {}
-        demo.teacher = load_teacher(teacher, args, names, label_map, teaching.get("teacher_max_seq_length") or wanted)
+        demo.teacher = load_teacher(
+            teacher, args, names, label_map, first_given(teaching.get("teacher_max_seq_length"), wanted)
+        )
         reads = read_settings(teacher).get("text_pair_column") is not None
         if reads and not pairs:
             raise InputError(f"teacher {teacher} reads pairs of texts, student {student} single ones: give another")

@@ -64,9 +64,12 @@ def saved_settings(folder, cure):
         `InputError`: With the `cure` (`str`), when that cannot be read.
     """
     try:
-        return dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        raise InputError(f"{folder / RECIPE} is damaged: {cure}") from None
+        settings = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        settings = None
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise InputError(f"{folder / RECIPE} is damaged: {cure}")
+    return settings
 
 
 def differing_settings(folder, settings, ignored=frozenset()):
@@ -80,7 +83,7 @@ def differing_settings(folder, settings, ignored=frozenset()):
     return ", ".join(f"{name} {old!r} -> {new!r}" for name, old, new in changes if old != new)
 
 
-def check_writable(folder, flag):
+def check_writable(folder, flag, cure="choose another"):
     """
     Refuses a folder that cannot be made or written, and leaves nothing behind. For the first process of a run alone: a
     second one would have the folder removed under its hands.
@@ -88,6 +91,7 @@ def check_writable(folder, flag):
     Args:
         folder (`Path`): It need not exist.
         flag (`str`): Of the command line, for the message.
+        cure (`str`, *optional*): For the message.
     """
     missing = []
     try:
@@ -97,7 +101,7 @@ def check_writable(folder, flag):
             pass
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{flag} {str(folder)!r} cannot be written ({reason}): choose another") from None
+        raise InputError(f"{flag} {str(folder)!r} cannot be written ({reason}): {cure}") from None
     finally:
         for path in missing:
             with contextlib.suppress(OSError):  # not made, or another run has begun to use it

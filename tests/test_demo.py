@@ -183,6 +183,15 @@ def test_length_columns_and_pairs_are_as_the_folder_was_trained(folders):
         load_demo(student, None, ModelArguments())
 
 
+@pytest.mark.parametrize("name", ["max_seq_length", "teacher_max_seq_length"])
+@pytest.mark.parametrize("value", ["x", "9", -1, 0, 2.5, [9], {}, True, 2**31])
+def test_a_length_in_the_recipe_that_is_none_is_refused(folders, name, value):
+    recipe = Path(folders[0]) / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({name: value}))
+    with refused(recipe, name):
+        load_demo(*folders, ModelArguments())
+
+
 def test_a_teacher_of_other_labels_is_refused(folders, make_teacher, teacher_tokenizer, tmp_path):
     make_teacher(label_names=["a", "b", "c"]).save_pretrained(tmp_path / "other")
     teacher_tokenizer.save_pretrained(tmp_path / "other")
