@@ -7,12 +7,12 @@ What it says is taken from what the run has left there. A card that somebody has
 that somebody has added (license, language) are kept.
 """
 
-import json
+import contextlib
 import logging
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors import SafetensorError
+from transformers import PreTrainedConfig
 
 from .analysis import analyse, subject_of
 from .arguments import check_sizes
@@ -20,13 +20,15 @@ from .card_file import CARD, is_unchanged, write_card_file
 from .card_sections import card_text, model_name
 from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
-from .output_folder import REPORT, SCORED, VALIDATION
+from .loading import label_list
+from .output_folder import PLOTS, REPORT, VALIDATION, check_writable
 from .plots import draw_plots
-from .report import read_scored, table_rows, write_json
-from .sources import file_name
+from .report import read_report, read_scored, table_rows, write_json
+from .sources import file_name, read_object
 
 logger = logging.getLogger("kd_trainer.card")  # its name with python -m, too
 
+CURE = "give the folder of the run itself, not a copy from the hub"
 METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
 
 
@@ -86,6 +88,56 @@ def write_card(folder, report, labels, logits, overwrite=False):
     logger.info(f"model card written to {folder / CARD}")
 
 
+@contextlib.contextmanager
+def explain(folder):
+    """What the files of the run in `folder` make the block raise, said in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever comes of values of other types
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"{folder}: {REPORT} or another file of the run is damaged ({reason}): {CURE}") from error
+
+
+def read_run(folder, examples=None):
+    """
+    What a finished run has left for its card, checked so far that the card can be written.
+
+    Args:
+        folder (`Path`): The output folder.
+        examples (`int`, *optional*): How many of the quoted texts stay; all of them without it.
+
+    Returns:
+        `tuple`: The report (`dict`) with what this version knows to say of it; labels and logits, see [`write_scored`].
+
+    Raises:
+        `InputError`: For a folder without a finished run, and files that are damaged or do not belong together.
+    """
+    if not (folder / REPORT).is_file() or not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: no finished run with a model ({REPORT}, config.json): give the --output_dir of one"
+        )
+    report, config = read_report(folder, CURE), read_object(folder / "config.json", CURE)
+    with explain(folder):
+        names, rows = report["labels"], report["data"]["rows"][report["split"]]
+        labels, logits = read_scored(folder)
+        has_validation = report["split"] != "validation" and (folder / VALIDATION).exists()
+        validation = read_scored(folder, is_reported=False) if has_validation else None
+        if label_list(PreTrainedConfig.from_dict(config)) != names:
+            raise ValueError(f"config.json has other labels than {REPORT}: {names!r:.60}")
+        shapes = {array.shape for one in (logits, validation[1] if validation else {}) for array in one.values()}
+        if len(labels) != rows or any(shape[1] != len(names) for shape in shapes):
+            raise ValueError(f"{rows} rows and {len(names)} labels in {REPORT}, answers of shapes {sorted(shapes)}")
+        logits = {name: logits[name] for name in table_rows(report) if name in logits}  # in the order of the table
+        report.update(analyse(names, labels, logits, validation))
+        report["disagreements"] = report.get("disagreements", [])[:examples]
+        if subject_of(table_rows(report)) is None:
+            raise KeyError("teacher, student or distilled")
+        card_data(folder, report).to_yaml(), card_text(folder, report)  # fail now, if they do
+    return report, labels, logits
+
+
 def rewrite(folder, overwrite=False, examples=None):
     """
     The card and the plots of a finished run, once more; its report gets what this version knows to say of it.
@@ -96,33 +148,19 @@ def rewrite(folder, overwrite=False, examples=None):
         examples (`int`, *optional*): How many of the quoted texts stay; all of them without it.
 
     Raises:
-        `InputError`: For a folder without a finished run, and a card that somebody has written or edited.
+        `InputError`: As [`read_run`]; for a card that somebody has written or edited, and a folder that cannot be
+            written. Nothing is then changed.
     """
-    if not (folder / REPORT).is_file() or not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: no finished run with a model ({REPORT}, config.json): give the --output_dir of one"
-        )
     if (folder / CARD).exists() and not overwrite and not is_unchanged(folder / CARD):
         raise InputError(
             f"{folder / CARD} was written or edited by somebody: move it away, or replace it with --overwrite"
         )
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        labels, logits = read_scored(folder)
-        has_validation = report["split"] != "validation" and (folder / VALIDATION).exists()
-        validation = read_scored(folder, is_reported=False) if has_validation else None
-        logits = {name: logits[name] for name in table_rows(report) if name in logits}  # in the order of the table
-        report.update(analyse(report["labels"], labels, logits, validation))
-        report["disagreements"] = report.get("disagreements", [])[:examples]
-        if subject_of(table_rows(report)) is None:
-            raise KeyError("teacher, student or distilled")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(
-            f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): give the folder "
-            "of the run itself, not a copy from the hub"
-        ) from None
-    write_json(folder / REPORT, report)
-    write_card(folder, report, labels, logits, overwrite)
+    report, labels, logits = read_run(folder, examples)
+    check_writable(folder, "folder", "give it write permission")
+    check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
+    with explain(folder):
+        write_card(folder, report, labels, logits, overwrite)
+        write_json(folder / REPORT, report)
 
 
 def make_parser():

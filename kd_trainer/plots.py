@@ -1,5 +1,6 @@
 """Pictures of a finished run, drawn from what it has left in its folder."""
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -54,14 +55,11 @@ def draw_plots(folder, report, labels, logits):
         "reliability": lambda: reliability(report, labels, logits),
         "training": lambda: training(folder),
     }
-    drawn = []
     with matplotlib.rc_context(STYLE):
-        for name, draw in figures.items():
-            figure = draw()
-            if figure is not None:
-                save(figure, folder / PLOTS / f"{name}.png")
-                drawn.append(f"{name}.png")
-    return drawn
+        drawn = {f"{name}.png": render(figure) for name, draw in figures.items() if (figure := draw()) is not None}
+    for name, png in drawn.items():  # all of them could be drawn
+        write_png(png, folder / PLOTS / name)
+    return list(drawn)
 
 
 def check_matplotlib(what="the plot"):
@@ -80,10 +78,22 @@ def new_figure(size, rows=1, columns=1, **kwargs):
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
-def save(figure, path):
-    """Writes a PNG."""
+def render(figure):
+    """A figure as a PNG, `bytes`."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", bbox_inches="tight", pad_inches=0.08)
+    return png.getvalue()
+
+
+def write_png(png, path):
+    """Writes a PNG (`bytes`)."""
     with written_whole(path) as partial:
-        figure.savefig(partial, format="png", bbox_inches="tight", pad_inches=0.08)
+        partial.write_bytes(png)
+
+
+def save(figure, path):
+    """Writes a figure as a PNG."""
+    write_png(render(figure), path)
 
 
 def accuracy_latency(report):

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from .analysis import SUBJECTS
+from .arguments import is_number
 from .errors import InputError
 from .inference import pad_texts
 from .metrics import agreement, score_logits
-from .output_folder import SCORED, VALIDATION
+from .output_folder import REPORT, SCORED, VALIDATION
 from .pairs import sides
 from .robustness import MEASURES
+from .sources import read_object
 from .whole import written_whole
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
@@ -169,6 +173,25 @@ def table_rows(report):
     }
 
 
+def read_report(folder, cure):
+    """
+    A run's `report.json`, `dict`. The numbers of its rows are finite, or None.
+
+    Raises:
+        `InputError`: With the `cure` (`str`), when it is missing or damaged.
+    """
+    path = folder / REPORT
+    report = read_object(path, cure)
+    for name in dict.fromkeys((*SUBJECTS, *table_rows(report))):
+        row = report.get(name, {})
+        if not isinstance(row, dict):
+            raise InputError(f"{path} is damaged (row {name} is {row!r:.40}): {cure}")
+        for column in COLUMNS:
+            if row.get(column) is not None and not is_number(row[column], least=0):
+                raise InputError(f"{path} is damaged ({column} of row {name} is {row[column]!r:.40}): {cure}")
+    return report
+
+
 def with_rows(report, rows):
     """A `report.json` (`dict`) with more rows (`dict[str, dict]`) behind those of its table, before all else."""
     table = table_rows(report) | rows
@@ -227,9 +250,30 @@ def write_scored(folder, labels, logits, is_reported=True):
 
 
 def read_scored(folder, is_reported=True):
-    """What [`write_scored`] has kept: `tuple` of the labels and the logits by row."""
-    tensors = load_file(folder / (SCORED if is_reported else VALIDATION))
-    return tensors.pop("labels"), {name.removeprefix("logits."): array for name, array in tensors.items()}
+    """
+    What [`write_scored`] has kept: `tuple` of the labels and the logits by row.
+
+    Raises:
+        `InputError`: When it is missing or damaged: arrays that are no labels and logits of the same rows.
+    """
+    path = folder / (SCORED if is_reported else VALIDATION)
+    try:
+        tensors = load_file(path)
+        labels = tensors.pop("labels")
+        logits = {name.removeprefix("logits."): array for name, array in tensors.items()}
+        shapes = sorted({array.shape for array in logits.values()})
+        if len(shapes) != 1 or len(shapes[0]) != 2 or labels.shape != shapes[0][:1]:
+            raise ValueError(f"labels of shape {labels.shape}, logits of {shapes}")
+        if not np.isin(labels, [-100, *range(shapes[0][1])]).all():
+            raise ValueError(f"not all labels are ids of the {shapes[0][1]} that the logits are about")
+        if not all(np.isfinite(array).all() for array in logits.values()):
+            raise ValueError("logits that are not finite")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(
+            f"{path} is missing or damaged ({' '.join(str(error).split())}): give the folder of the run itself, not a "
+            "copy from the hub"
+        ) from None
+    return labels, logits
 
 
 def softmax(logits):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import run_teacher
 from kd_trainer import card
 from kd_trainer.card_file import is_unchanged
 from kd_trainer.card_sections import card_text
-from kd_trainer.report import read_scored, table_rows
+from kd_trainer.report import read_scored, table_rows, write_scored
 
 PROJECT = Path(__file__).parent.parent
 SIZES = {"train": 192, "validation": 48, "test": 60}
@@ -279,6 +280,130 @@ def test_the_command_refuses_in_one_line(copy_of, tmp_path, monkeypatch, capsys)
         card.console()
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and error.startswith("card: error: ")
+
+
+def content_of(folder):
+    """Every file of a folder, `dict[Path, bytes]`."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def refused_untouched(folder, *parts):
+    """The block is refused as by `refused`, and no file of the folder is another, or new."""
+    before = content_of(folder)
+    with refused(folder, *parts):
+        yield
+    assert content_of(folder) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"x"', "{", "", "[" * 100_000, "{}", b"\xff"])
+@pytest.mark.parametrize("name", ["report.json", "config.json"])
+def test_a_damaged_file_is_one_line_and_nothing_is_changed(copy_of, name, content):
+    folder = copy_of("student")
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with refused_untouched(folder, name):
+        card.main([str(folder)])
+
+
+WRONG = ["x", 5, -1, [], [1], {}, {"a": 1}, None, float("nan"), float("inf"), "0.9", True]
+
+
+@pytest.mark.parametrize("key", ["labels", "split", "data", "student", "settings", "measured", "versions"])
+def test_a_report_without_one_of_its_parts_is_refused(copy_of, key):
+    folder = copy_of("student")
+    report = read_report(folder)
+    del report[key]
+    (folder / "report.json").write_text(json.dumps(report))
+    with refused_untouched(folder, "report.json"):
+        card.main([str(folder)])
+
+
+@pytest.mark.parametrize("key", ["labels", "split", "data", "student", "settings", "versions", "sources", "cascade"])
+def test_a_report_with_a_part_of_another_type_is_refused(copy_of, key):
+    folder = copy_of("student")
+    report = read_report(folder)
+    allowed = {
+        "settings": [{}, {"a": 1}],
+        "versions": [{}, {"a": 1}],
+        "sources": [{}, {"a": 1}],
+        "cascade": [None, [], {}],
+    }
+    for wrong in (value for value in WRONG if value not in allowed.get(key, [])):
+        (folder / "report.json").write_text(json.dumps({**report, key: wrong}))
+        with refused_untouched(folder, "report.json"):
+            card.main([str(folder)])
+
+
+@pytest.mark.parametrize("key", ["accuracy", "f1", "size_mb", "parameters", "latency_ms", "train_seconds"])
+def test_a_row_with_a_number_that_is_none_is_refused(copy_of, key):
+    folder = copy_of("student")
+    report = read_report(folder)
+    for wrong in (value for value in WRONG if value is not None and value != 5):
+        (folder / "report.json").write_text(json.dumps({**report, "student": {**report["student"], key: wrong}}))
+        with refused_untouched(folder, "report.json"):
+            card.main([str(folder)])
+
+
+def test_labels_of_another_model_and_rows_of_another_report_are_refused(copy_of):
+    folder = copy_of("student")
+    report, config = read_report(folder), json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for names in (LABEL_NAMES[:2], LABEL_NAMES[::-1], [*LABEL_NAMES, "x"]):
+        (folder / "config.json").write_text(json.dumps({**config, "id2label": dict(enumerate(names))}))
+        with refused_untouched(folder, "config.json", "labels"):
+            card.main([str(folder)])
+    (folder / "config.json").write_text(json.dumps(config))
+    report["data"]["rows"]["test"] += 1
+    (folder / "report.json").write_text(json.dumps(report))
+    with refused_untouched(folder, "61 rows"):
+        card.main([str(folder)])
+
+
+@pytest.mark.parametrize("file", ["_scored.safetensors", "_validation.safetensors"])
+@pytest.mark.parametrize("what", ["label", "negative", "length", "nan", "width", "two widths", "flat", "none"])
+def test_answers_that_are_none_are_refused(copy_of, file, what):
+    folder = copy_of("distilled")
+    labels, logits = read_scored(folder, is_reported=file == "_scored.safetensors")
+    names = list(logits)
+    if what in ("label", "negative"):
+        labels[3] = 3 if what == "label" else -1
+    elif what == "length":
+        labels = labels[1:]
+    elif what == "nan":
+        logits[names[0]][2, 1] = np.nan
+    elif what == "none":
+        logits = {}
+    else:
+        changed = names if what == "width" else names[:1]
+        logits |= {
+            name: logits[name].ravel() if what == "flat" else np.pad(logits[name], ((0, 0), (0, 1))) for name in changed
+        }
+    write_scored(folder, labels, logits, is_reported=file == "_scored.safetensors")
+    with refused_untouched(folder, *([] if what == "width" else [file])):
+        card.main([str(folder)])
+
+
+def test_a_log_that_cannot_be_drawn_is_one_line_and_no_plot_is_replaced(copy_of, plots):
+    folder = copy_of("student")
+    for history in ([5], {"a": 1}, [{"loss": "x", "epoch": 1}], [{"loss": 1.0}]):
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+        with refused_untouched(folder):
+            card.main([str(folder)])
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(copy_of, monkeypatch):
+    folder = copy_of("student")
+    shutil.rmtree(folder / "plots", ignore_errors=True)
+    (folder / "plots").write_text("mine")
+    with refused_untouched(folder, "plots", "move it away"):
+        card.main([str(folder)])
+    (folder / "plots").unlink()
+
+    def deny(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("kd_trainer.output_folder.tempfile.TemporaryFile", deny)
+    with refused_untouched(folder, "Permission denied"):
+        card.main([str(folder)])
 
 
 def test_a_card_that_somebody_has_put_there_outlives_the_run(folders, tmp_path, caplog):
