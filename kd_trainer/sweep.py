@@ -9,18 +9,17 @@ temperature that is best here was chosen on the split that is reported: report a
 """
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
 import numpy as np
 
-from .arguments import DistillationTrainingArguments
+from .arguments import DistillationTrainingArguments, is_number
 from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
-from .output_folder import REPORT, check_writable, differing_settings
+from .output_folder import check_writable, differing_settings
 from .plots import STYLE, check_matplotlib, new_figure, save, set_plain_ticks
-from .report import align, write_json
+from .report import align, read_report, write_json
 
 logger = logging.getLogger("kd_trainer.sweep")  # its name with python -m, too
 
@@ -46,12 +45,12 @@ def read_run(folder):
     Raises:
         `InputError`: When the folder holds none, or one whose loss has no temperature, or not one alone.
     """
+    report = read_report(folder, "no finished distillation, give the --output_dir of run_distill.py")
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         row, settings = report["distilled"], report["settings"]
         run = {
             "folder": str(folder),
-            "temperature": float(settings.get("temperature", DEFAULTS["temperature"])),
+            "temperature": settings.get("temperature", DEFAULTS["temperature"]),
             "seed": report["seed"],
             "accuracy": row["accuracy"],
             "interval": report.get("accuracy_interval", {}).get("distilled"),
@@ -61,9 +60,20 @@ def read_run(folder):
             "split": report["split"],
             "texts": report["texts_sha256"],
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        interval = [0, 1] if run["interval"] is None else run["interval"]
+        sound = {
+            "temperature": is_number(run["temperature"], 0) and run["temperature"] > 0,
+            "seed": is_number(run["seed"]),
+            "interval": isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval)),
+            "split": isinstance(run["split"], str),
+            "texts": isinstance(run["texts"], str),
+        }
+        for name in sound:
+            if not sound[name]:
+                raise ValueError(f"{name} is {run[name]!r:.60}")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{folder}: no finished distillation ({' '.join(str(error).split())}): give --output_dir of run_distill.py"
+            f"{folder}: no finished distillation ({error}): give the --output_dir of run_distill.py"
         ) from None
     if settings.get("kd_loss", "kl") == "mse":
         raise InputError(f"{folder}: --kd_loss mse has no temperature: leave it out")
@@ -79,9 +89,13 @@ def read_runs(folders):
     [`read_run`] of every folder, by temperature.
 
     Raises:
-        `InputError`: When they were scored on different texts, have one temperature only, or differ in more than it
-            and the seed.
+        `InputError`: When one is named twice, or they were scored on different texts, have one temperature only, or
+            differ in more than it and the seed.
     """
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"{folder} is named twice: give every run once")
     runs = sorted((read_run(folder) for folder in folders), key=lambda run: (run["temperature"], run["seed"]))
     if len({(run["split"], run["texts"]) for run in runs}) > 1:
         raise InputError("the runs were scored on different texts: give all the same split and samples")

@@ -87,6 +87,62 @@ def test_runs_that_make_no_curve_are_refused(make_run, tmp_path, others, parts):
     assert not (tmp_path / "out" / "temperature.png").exists()
 
 
+def test_a_run_that_is_named_twice_is_refused(make_run, tmp_path):
+    one, other = make_run("t1", 1.0), make_run("t2", 2.0)
+    (tmp_path / "link").symlink_to(one)
+    for again in (one, tmp_path / "t2" / ".." / "t1", tmp_path / "link"):
+        with refused("named twice"):
+            sweep.read_runs([one, other, again])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"temperature": value} for value in ("2", "x", [2.0], {}, 0, -1.0, True, float("nan"), float("inf"))),
+        *({"accuracy": value} for value in (-0.1, True, float("nan"), float("inf"))),
+        *({"seed": value} for value in ("1", None, [1])),
+        *({"texts": value} for value in ([], {}, None)),
+    ],
+)
+def test_a_report_of_values_that_are_none_is_refused(make_run, tmp_path, wrong):
+    folders = [make_run("t1", 1.0), make_run("t2", **{"temperature": 2.0, **wrong})]
+    with refused(folders[1], "no finished distillation"):
+        sweep.main([*map(str, folders), f"--output_dir={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("accuracy_interval", {"distilled": 5}),
+        ("accuracy_interval", {"distilled": ["a", "b"]}),
+        ("accuracy_interval", {"distilled": [0.5]}),
+        ("accuracy_interval", []),
+        ("teacher", {"accuracy": "x"}),
+        ("student", "x"),
+        ("distilled", {"accuracy": "0.9", "agreement": 0.9}),
+        ("distilled", {"accuracy": [0.9], "agreement": 0.9}),
+        ("distilled", {"accuracy": 0.9, "agreement": "x"}),
+        ("settings", []),
+        ("split", 5),
+    ],
+)
+def test_a_report_with_a_part_of_another_type_is_refused(make_run, key, value):
+    folders = [make_run("t1", 1.0), make_run("t2", 2.0)]
+    report = json.loads((folders[1] / "report.json").read_text())
+    (folders[1] / "report.json").write_text(json.dumps({**report, key: value}))
+    with refused(folders[1], "no finished distillation"):
+        sweep.read_runs(folders)
+
+
+@pytest.mark.parametrize("content", ["[]", "[[1, 2]]", "{1: 2}", "5", "", "{"])
+def test_a_damaged_recipe_is_one_line(make_run, content):
+    folders = [make_run("t1", 1.0), make_run("t2", 2.0)]
+    (folders[1] / "recipe.yaml").write_text(content)
+    with refused(folders[1] / "recipe.yaml", "damaged"):
+        sweep.read_runs(folders)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"student": {}}', '{"distilled": []}'])
 def test_a_folder_without_a_distillation_is_refused(make_run, tmp_path, content):
     folder = make_run("t1", 1.0)
