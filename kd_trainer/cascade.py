@@ -17,25 +17,25 @@ import numpy as np
 from transformers import HfArgumentParser, PreTrainedModel
 
 from .answers import teacher_answers
-from .arguments import DataArguments, ModelArguments
-from .card import rewrite
+from .arguments import DataArguments, ModelArguments, check_size, is_number
+from .card import read_run, rewrite
 from .card_file import CARD, is_unchanged
 from .console import OneLineErrors, log_to_terminal, run_console
 from .data import load_data
 from .deferral import MARGIN, choose_cascade, confidences, coverage_curve, format_cascade
 from .errors import InputError
 from .inference import predict_logits
-from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
-from .output_folder import PLOTS, REPORT, SCORED
+from .loading import check_pairs, first_given, fit_length, label_list, load_classifier, load_tokenizer
+from .output_folder import PLOTS, REPORT, SCORED, check_writable
 from .pairs import digest_texts, texts_of
 from .plots import STYLE, new_figure, save
-from .report import measure_speed, prediction_rows, write_json
-from .sources import read_json
+from .report import measure_speed, prediction_rows, read_report, write_json
 from .teacher import align_labels, parse_label_map
 
 logger = logging.getLogger(__name__)
 
 PLOT = Path(PLOTS) / "cascade.png"
+OTHER_TEXTS = "a threshold is judged on other texts than those that it was chosen on, give such"
 
 
 def load(model, args, what):
@@ -48,13 +48,32 @@ def load(model, args, what):
 
 
 def cascade_settings(config):
-    """What a student's configuration says of its cascade, `dict`; empty where it says nothing."""
-    settings = config.to_dict().get("cascade") or {}
-    if not isinstance(settings, dict):
-        raise InputError(
-            f"config.json has cascade {str(settings)[:40]!r}: choose it again, python -m kd_trainer.cascade"
-        )
+    """
+    What a student's configuration says of its cascade, `dict`; empty where it says nothing.
+
+    Raises:
+        `InputError`: For a value that makes no cascade.
+    """
+    settings = config.to_dict().get("cascade")
+    try:
+        if not isinstance(settings, dict | None):
+            raise InputError(f"cascade is {settings!r:.60}: it must be an object")
+        settings = {name: value for name, value in (settings or {}).items() if value is not None}
+        check_threshold(settings.get("threshold", 0))
+        for name in {"max_seq_length", "teacher_max_seq_length"} & settings.keys():
+            check_size(name, settings[name])
+        for name in {"teacher", "label_map"} & settings.keys():
+            if not isinstance(settings[name], str):
+                raise InputError(f"{name} is {settings[name]!r:.60}: it must be a text")
+    except InputError as error:
+        raise InputError(f"config.json, cascade: {error}; choose it again, python -m kd_trainer.cascade") from None
     return settings
+
+
+def check_threshold(threshold):
+    """Refuses what is not a number in 0..1."""
+    if not is_number(threshold, 0, 1):
+        raise InputError(f"threshold is {threshold!r:.60}: it must be a number in 0..1")
 
 
 class CascadeClassifier:
@@ -75,7 +94,8 @@ class CascadeClassifier:
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with a model may run.
 
     Raises:
-        `InputError` (a `ValueError`): When a model cannot be loaded, their labels differ, or no threshold is known.
+        `InputError` (a `ValueError`): When a model cannot be loaded, their labels differ, no threshold is known, or
+            a value is none of its kind.
 
     Example:
 
@@ -96,21 +116,20 @@ class CascadeClassifier:
         batch_size=64,
         trust_remote_code=False,
     ):
+        check_size("batch_size", batch_size)
         args = ModelArguments(trust_remote_code=trust_remote_code)
         self.student, self.tokenizer = load(student, args, "student")
         self.label_names, self.batch_size = label_list(self.student.config), batch_size
         settings = cascade_settings(self.student.config)
-        self.threshold = settings.get("threshold") if threshold is None else threshold
-        if self.threshold is None:
+        threshold = settings.get("threshold") if threshold is None else threshold
+        if threshold is None:
             raise InputError(
                 "this student has no threshold: choose one with python -m kd_trainer.cascade STUDENT --teacher TEACHER "
                 "--validation_file … --test_file …, or pass threshold=…"
             )
-        if isinstance(self.threshold, bool) or not (
-            isinstance(self.threshold, (int, float)) and 0 <= self.threshold <= 1
-        ):
-            raise InputError(f"threshold {self.threshold!r}: it must be a number in 0..1")
-        max_seq_length = max_seq_length or settings.get("max_seq_length") or DataArguments.max_seq_length
+        check_threshold(threshold)
+        self.threshold = float(threshold)
+        max_seq_length = first_given(max_seq_length, settings.get("max_seq_length"), DataArguments.max_seq_length)
         self.max_length = fit_length(max_seq_length, self.tokenizer, self.student.config, "max_seq_length")
         teacher = settings.get("teacher") if teacher is None else teacher
         if teacher is None:
@@ -119,10 +138,10 @@ class CascadeClassifier:
         is_other = callable(teacher) or hasattr(teacher, "classes_")
         if isinstance(teacher, PreTrainedModel) or not is_other:
             self.teacher, self.teacher_tokenizer = load(teacher, args, "teacher")
-            wanted = teacher_max_seq_length or settings.get("teacher_max_seq_length") or max_seq_length
+            wanted = first_given(teacher_max_seq_length, settings.get("teacher_max_seq_length"), max_seq_length)
             config = self.teacher.config
             self.teacher_max_length = fit_length(wanted, self.teacher_tokenizer, config, "teacher_max_seq_length")
-            label_map = parse_label_map(label_map or settings.get("label_map"))
+            label_map = parse_label_map(settings.get("label_map") if label_map is None else label_map)
             self.order = align_labels(label_list(config), self.label_names, label_map)
 
     def teacher_logits(self, texts):
@@ -306,13 +325,30 @@ def main(argv):
         raise InputError(f"{folder}: no such folder: give that of a saved student")
     if not 0 <= flags["margin"] < math.inf:
         raise InputError(f"--margin is {flags['margin']}: it must be a number from 0")
+    if Path(flags["teacher"]).resolve() == folder.resolve():
+        raise InputError(f"--teacher {flags['teacher']} is the student itself: give the model that it is to ask")
+    if Path(data_args.validation_file).resolve() == Path(data_args.test_file).resolve():
+        raise InputError(f"--validation_file and --test_file are both {data_args.test_file}: {OTHER_TEXTS}")
+    # What is to be written at the end.
+    check_writable(folder, "student", "give it write permission")
+    check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
+    report = read_report(folder, "mend or remove it") if (folder / REPORT).exists() else {}
+    is_described = is_unchanged(folder / CARD) and (folder / SCORED).exists()
+    if is_described:
+        read_run(folder)
+    model_args = ModelArguments(trust_remote_code=flags["trust_remote_code"])
+    student = load(str(folder), model_args, "student")
+    vars(student[0].config).pop("cascade", None)  # of the last time
     lengths = (data_args.max_seq_length, flags["teacher_max_seq_length"])
     models = CascadeClassifier(
-        str(folder), flags["teacher"], 0.0, *lengths, flags["label_map"], trust_remote_code=flags["trust_remote_code"]
+        student, flags["teacher"], 0.0, *lengths, flags["label_map"], trust_remote_code=flags["trust_remote_code"]
     )
     data = load_data(data_args, ("validation", "test"), models.label_names)
     if data.label_names != models.label_names:
         raise InputError(f"the student has labels {models.label_names}, data has {data.label_names}: rename")
+    digests = {name: digest_texts(data.splits[name]) for name in ("validation", "test")}
+    if digests["validation"] == digests["test"]:
+        raise InputError(f"--validation_file and --test_file hold the same texts: {OTHER_TEXTS}")
     splits = {}
     for name in ("validation", "test"):
         texts = texts_of(data.splits[name])[:]
@@ -327,12 +363,11 @@ def main(argv):
     settings = {"threshold": found["threshold"], "max_seq_length": models.max_length}
     save_cascade(folder, settings | teacher_settings(flags["teacher"], models.teacher_max_length, flags["label_map"]))
     draw_if_possible(splits["test"], found, folder / PLOT)
-    report = read_json(folder / REPORT)
-    if report.get("texts_sha256") == digest_texts(data.splits["test"]):
+    if report.get("texts_sha256") == digests["test"]:
         write_json(folder / REPORT, {**report, "cascade": found})
     elif report.pop("cascade", None) is not None:  # of another threshold than the student now has
         write_json(folder / REPORT, report)
-    if is_unchanged(folder / CARD) and (folder / SCORED).exists():
+    if is_described:
         rewrite(folder)
     print(format_cascade(found), flush=True)
 

@@ -34,6 +34,8 @@ def parse_label_map(label_map):
     """`'neg=negative,pos=positive'` or a JSON object to `dict[str, str]`; an empty one for None."""
     if not label_map:
         return {}
+    if not isinstance(label_map, str):
+        raise InputError(f"label_map is {label_map!r:.60}: write old=new,old=new")
     if label_map.lstrip().startswith("{"):
         try:
             return {str(old): str(new) for old, new in json.loads(label_map).items()}

@@ -272,6 +272,51 @@ def test_what_makes_no_cascade_is_refused(pair, given, found):
         CascadeClassifier(pair[0], **{"teacher": pair[1], **given})
 
 
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("batch_size", [0, -1, "x", 2.5, True, None, []]),
+        ("max_seq_length", [0, -1, "x", 2.5, True, [], 2**31]),
+        ("teacher_max_seq_length", [0, -1, "x", 2.5, True, [], 2**31]),
+        ("label_map", [{"a": [1]}, {1: 2}, ["a"], 5, "a", "a=b=c"]),
+        ("threshold", [-0.1, 1.1, "0.5", [], [0.5], {}, float("inf"), np.float32("nan"), np.array([0.5, 0.6])]),
+    ],
+)
+def test_values_that_are_none_of_their_kind_are_refused(pair, name, values):
+    for value in values:
+        with refused(name):
+            CascadeClassifier(*pair, **{"threshold": 0.5, name: value})
+
+
+def test_numbers_of_numpy_are_numbers(pair, rows):
+    expected = CascadeClassifier(*pair, threshold=0.5, max_seq_length=5, batch_size=3)(rows[0])
+    given = {"max_seq_length": np.int64(5), "batch_size": np.int32(3)}
+    for number in (np.float32, np.float64, np.float16):
+        assert CascadeClassifier(*pair, threshold=number(0.5), **given)(rows[0]) == expected
+
+
+def read_cascade(folder):
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["cascade"]
+
+
+@pytest.mark.parametrize(
+    "cascade",
+    [
+        *([], 5, 0, "", "0.5", [0.5], True),
+        *({"threshold": value} for value in ("0.5", float("nan"), 1.5, -1, [0.5], True, {})),
+        *({"threshold": 0.5, "max_seq_length": value} for value in ("5", -1, 0, [], 2.5)),
+        *({"threshold": 0.5, "teacher_max_seq_length": value} for value in ("5", -1, 0, [], 2.5)),
+        *({"threshold": 0.5, "teacher": value} for value in (5, [], {})),
+        *({"threshold": 0.5, "label_map": value} for value in (5, [], {"a": 1})),
+    ],
+)
+def test_a_configuration_of_odd_values_is_refused(pair, tmp_path, cascade):
+    student, teacher = save_pair(pair, tmp_path)
+    save_cascade(student, cascade)
+    with refused("config.json", "python -m kd_trainer.cascade"):
+        CascadeClassifier(student, teacher)
+
+
 def test_a_model_without_its_tokenizer_other_labels_and_a_broken_configuration_are_refused(pair, make_teacher):
     with refused("tokenizer"):
         CascadeClassifier(pair[0][0], pair[1], threshold=0.5)
@@ -376,6 +421,70 @@ def test_the_command_refuses_what_it_cannot_use(finished, tmp_path):
     with refused("2 labelled rows"):
         main([*named, *flags, f"--validation_file={tmp_path / 'few.tsv'}"])
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_student_is_not_its_own_teacher(finished, tmp_path, monkeypatch):
+    folder, flags, _ = finished
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    for same in (folder, tmp_path / "link", folder / ".." / "student", "student", "student/"):
+        with refused("--teacher", "the student itself"):
+            main([str(folder), f"--teacher={same}", *flags])
+    with refused("the student itself"):
+        main([str(tmp_path / "link"), f"--teacher={folder}", *flags])
+
+
+def test_a_threshold_is_not_judged_on_the_texts_that_chose_it(finished, tmp_path):
+    folder, flags, teacher_folder = finished
+    named, file = [str(folder), f"--teacher={teacher_folder}", *flags], folder.parent / "validation.tsv"
+    (tmp_path / "link.tsv").symlink_to(file)
+    shutil.copy(file, tmp_path / "copy.tsv")
+    before = (folder / "config.json").read_bytes()
+    for same in (file, tmp_path / "link.tsv", tmp_path / "copy.tsv"):
+        with refused("--validation_file", "--test_file", "other texts"):
+            main([*named, f"--test_file={same}"])
+    with refused("--validation_file", "--test_file", "other texts"):  # of which each takes other rows
+        main([*named, f"--test_file={file}", "--max_predict_samples=310"])
+    assert (folder / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--teacher_max_seq_length", "--max_seq_length"])
+@pytest.mark.parametrize("value", ["-5", "0", str(2**31)])
+def test_a_length_that_is_none_is_refused(finished, flag, value):
+    folder, flags, teacher_folder = finished
+    with refused(flag.removeprefix("--"), value):
+        main([str(folder), f"--teacher={teacher_folder}", *flags, f"{flag}={value}"])
+
+
+def test_what_cannot_be_written_at_the_end_is_refused_before(finished, tmp_path):
+    folder, flags, teacher_folder = finished
+    shutil.copytree(folder, tmp_path / "student")
+    named = [str(tmp_path / "student"), f"--teacher={teacher_folder}", *flags]
+    config = (tmp_path / "student" / "config.json").read_bytes()
+    shutil.rmtree(tmp_path / "student" / "plots", ignore_errors=True)
+    (tmp_path / "student" / "plots").write_text("mine")
+    with refused("plots", "move it away"):
+        main(named)
+    (tmp_path / "student" / "plots").unlink()
+    report = read_report(tmp_path / "student")
+    for damaged in ("[]", "{", json.dumps({**report, "settings": []}), json.dumps({**report, "distilled": "x"})):
+        (tmp_path / "student" / "report.json").write_text(damaged)
+        with refused(tmp_path / "student", "report.json"):
+            main(named)
+        assert (tmp_path / "student" / "report.json").read_text() == damaged
+    assert (tmp_path / "student" / "config.json").read_bytes() == config
+
+
+def test_the_command_replaces_a_damaged_cascade(finished, tmp_path):
+    folder, flags, teacher_folder = finished
+    shutil.copytree(folder, tmp_path / "student")
+    expected = read_cascade(folder)
+    save_cascade(tmp_path / "student", {"threshold": "x", "max_seq_length": [], "label_map": 5})
+    with refused("config.json", "python -m kd_trainer.cascade"):
+        CascadeClassifier(tmp_path / "student", teacher_folder)
+    main([str(tmp_path / "student"), f"--teacher={teacher_folder}", *flags])
+    found = read_cascade(tmp_path / "student")
+    assert found.pop("threshold") == pytest.approx(expected.pop("threshold"), abs=1e-6) and found == expected
 
 
 def test_files_and_texts_are_labelled_by_both(finished, tmp_path, capsys):
