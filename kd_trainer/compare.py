@@ -38,6 +38,7 @@ ROWS = {"run_teacher": "teacher", "run_student": "student", "run_distill": "dist
 TEACHERS = ("teacher_name_or_path", "linear_teacher", "teacher_column")
 # Without CUDA there is no fp16 autocast worth the name: bf16 stands for it, and the row says so.
 IN_PLACE_OF_FP16 = ("--fp16=false", "--bf16=true", "--use_cpu=true")
+GOES_ON = "the same command goes on with the runs that are not finished"
 
 
 @dataclass(frozen=True)
@@ -252,16 +253,18 @@ class Runner:
         try:
             codes = [pool.submit(self.run, *run).result() for run in first]
             codes += pool.map(lambda run: self.run(*run), rest)
-        except BaseException:
+        except BaseException as error:
             self.stopped.set()
             for process in list(self.processes):
                 process.terminate()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(GOES_ON) from None
             raise
         finally:
             pool.shutdown(cancel_futures=True)
             signal.signal(signal.SIGTERM, before)
         if self.stopped.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(GOES_ON)
         return [run[0].folder(self.output_dir, run[1]) for run, code in zip(first + rest, codes, strict=True) if code]
 
 

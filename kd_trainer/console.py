@@ -70,8 +70,8 @@ def run_console(main, make_parser=None):
     except HubError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(3)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as error:  # a training says in it where it would go on
+        print(f"interrupted: {error}" if error.args else "interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
         gc.collect()

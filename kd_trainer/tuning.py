@@ -224,18 +224,21 @@ def run_trials(run, study, storage, trials, trainer):
     while (number := len(finished_trials(study))) < trials:
         # Anew for every trial, from a seed of its own: a search that was stopped goes on to the same proposals.
         seed = int(np.random.SeedSequence([run.args.seed, number]).generate_state(1)[0])
-        trainer.hyperparameter_search(
-            hp_space=trainer.begin,
-            compute_objective=trainer.best_score,
-            n_trials=1,
-            direction="maximize",
-            backend="optuna",
-            storage=storage,
-            study_name=STUDY,
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=optuna.pruners.NopPruner(),  # every trial is to have a score
-        )
+        try:
+            trainer.hyperparameter_search(
+                hp_space=trainer.begin,
+                compute_objective=trainer.best_score,
+                n_trials=1,
+                direction="maximize",
+                backend="optuna",
+                storage=storage,
+                study_name=STUDY,
+                load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(seed=seed),
+                pruner=optuna.pruners.NopPruner(),  # every trial is to have a score
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"finished trials that {SEARCH} keeps: {number}") from None
         trial = finished_trials(study)[-1]
         values = ", ".join(f"{name} {value:g}" for name, value in trial.user_attrs["values"].items())
         metric = trainer.args.metric_for_best_model.removeprefix("eval_")

@@ -43,6 +43,7 @@ from .output_folder import (
     claim_output_dir,
     differing_settings,
     find_checkpoint,
+    last_checkpoint,
     lock,
     plain,
 )
@@ -322,6 +323,14 @@ def train_model(run, trainer, data):
     trainer.add_callback(clock)
     try:
         result = trainer.train(resume_from_checkpoint=run.checkpoint)
+    except KeyboardInterrupt:
+        last = last_checkpoint(run.output_dir)
+        if last is None:
+            raise
+        # With which it would start anew, or earlier.
+        flags = [name for name in ("overwrite_output_dir", "resume_from_checkpoint") if run.settings.get(name)]
+        without = f", without --{' and --'.join(flags)}," if flags else ""
+        raise KeyboardInterrupt(f"the same command{without} continues from {last}") from None
     except pickle.UnpicklingError as error:  # the Trainer reads numbers alone (weights_only) and refuses the rest
         raise InputError(
             f"{run.checkpoint} holds pickled objects that are not numbers, and is not read: remove it"

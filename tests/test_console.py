@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from test_scripts import STUDENT, TRAINING
 
 import run_distill
 import run_student
@@ -58,3 +59,45 @@ def test_help_is_read_without_torch(tmp_path):
     assert first.stdout == second.stdout and "--temperature" in second.stdout
     modules = {line.split("|")[-1].strip() for line in second.stderr.splitlines()}
     assert "kd_trainer.console" in modules and not modules & {"torch", "transformers", "datasets", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    "raised, said",
+    [
+        (KeyboardInterrupt(), "interrupted\n"),
+        (KeyboardInterrupt("the same command goes on"), "interrupted: the same command goes on\n"),
+    ],
+)
+def test_an_interrupt_promises_nothing_that_is_not_there(capsys, raised, said):
+    def main(argv):
+        raise raised
+
+    with pytest.raises(SystemExit) as ended:
+        console.run_console(main)
+    assert ended.value.code == 130 and capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_interrupted_training_names_the_checkpoint_that_is_there(write_tsv, rows, tmp_path, monkeypatch, step):
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    out, file = tmp_path / "out", write_tsv("train.tsv", *rows)
+    flags = [*STUDENT, *TRAINING, f"--train_file={file}", f"--test_file={file}", f"--output_dir={out}"]
+    flags += ["--max_steps=4", "--eval_strategy=steps", "--eval_steps=2"]
+    monkeypatch.setattr("kd_trainer.workflow.TrainingClock.on_step_end", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_student.main(flags)
+    if step == 1:
+        assert caught.value.args == ()
+        return
+    assert caught.value.args == (f"the same command continues from {out / 'checkpoint-2'}",)
+    # With the flag it would start anew.
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_student.main([*flags, "--overwrite_output_dir"])
+    assert "without --overwrite_output_dir, continues from" in caught.value.args[0]
+    monkeypatch.undo()
+    monkeypatch.setattr(console, "HF_HOME", str(tmp_path / "home"))
+    run_student.main(flags)
+    assert (out / "report.json").exists()

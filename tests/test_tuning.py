@@ -91,7 +91,7 @@ def read_trials(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def count_trials(monkeypatch, kill_at=None):
+def count_trials(monkeypatch, kill_at=None, by=Killed):
     """A list that grows by one with every trial that begins; `kill_at` is the one that is killed in its training."""
     begun, begin, evaluate = [], TrialTrainer.begin, TrialTrainer.evaluate
 
@@ -101,7 +101,7 @@ def count_trials(monkeypatch, kill_at=None):
 
     def killed(self, *args, **kwargs):
         if len(begun) == kill_at:
-            raise Killed
+            raise by
         return evaluate(self, *args, **kwargs)
 
     monkeypatch.setattr(TrialTrainer, "begin", counted)
@@ -172,6 +172,12 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(whole, search, tmp_pa
     run_distill.main(command)
     assert len(begun) == 3 - (kill_at - 1)
     assert read_trials(tmp_path / "search") == read_trials(whole.folder)
+
+
+def test_a_search_that_is_interrupted_says_what_it_keeps(search, tmp_path, monkeypatch):
+    count_trials(monkeypatch, kill_at=2, by=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match="tune.db keeps: 1"):
+        run_distill.main([*search, f"--output_dir={tmp_path / 'search'}"])
 
 
 class Quadratic:
