@@ -9,7 +9,6 @@ has reported, or on the one that is given here: --test_file, or --validation_fil
 """
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from .onnx_graph import check_packages
 from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_export_folder, check_writable, lock
 from .pairs import digest_texts, texts_of
 from .recipes import ScriptParser, read_recipe
-from .report import format_table, read_scored, table_rows, with_rows, write_json
+from .report import format_table, read_report, read_scored, table_rows, with_rows, write_json
 
 logger = logging.getLogger("kd_trainer.export")  # its name with python -m, too
 
@@ -86,22 +85,14 @@ def choose_split(report, given, data_args):
         `InputError`: Where there are no data.
     """
     if report is not None and not given.keys() & SOURCES:
+        if report.get("split") not in ("validation", "test"):
+            raise InputError(f"{REPORT} is about the split {report.get('split')!r:.40}: give --test_file")
         return report["split"]
     if data_args.test_file is not None or data_args.dataset_name is not None:
         return "test"
     if data_args.validation_file is not None or data_args.train_file is not None:
         return "validation"
     raise InputError("no data to check the export on: give --test_file")
-
-
-def read_report(folder):
-    """The report in a model's folder, `dict`, or None."""
-    try:
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / REPORT} is damaged ({error}): remove it, or mend it") from None
 
 
 def main(argv):
@@ -121,7 +112,7 @@ def main(argv):
         raise InputError(f"{folder} is there already: choose another --output_dir, or give --overwrite_output_dir")
     check_export_folder(folder)
     check_writable(folder.parent, "--output_dir")
-    report = read_report(source)
+    report = read_report(source, "remove it, or run it again") if (source / REPORT).exists() else None
     split = choose_split(report, given, data_args)
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=export_args.trust_remote_code)
     labels = named_labels(load_config(name, model_args))

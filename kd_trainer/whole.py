@@ -22,14 +22,16 @@ def written_whole(path):
         `Path`: Nothing is there yet.
 
     Raises:
-        `InputError`: When the system does not let it be written.
+        `InputError`: When the system does not let it be written, or a folder stands where a file is to be.
     """
     path = Path(path)
     partial, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial") for _ in range(2))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        if path.is_dir() or partial.is_dir() and path.exists():  # which no system replaces
+        if path.exists() and path.is_dir() != partial.is_dir():
+            raise InputError(f"{path} is a {'folder' if path.is_dir() else 'file'}: move it away")
+        if path.is_dir():  # no system replaces a folder with files in it
             path.rename(old)
         partial.replace(path)
     except OSError as error:

@@ -480,6 +480,24 @@ def test_a_run_exports_what_it_has_scored(student, capsys):
     assert (folder / "plots" / "mine.png").exists() and (folder / "confusion.png").exists()
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"split": 3}', '{"split": "train"}', '{"student": 4}', "{"])
+def test_a_damaged_report_stops_an_export_before_it_begins(student, content):
+    folder = student()
+    (folder / "report.json").write_text(content)
+    with refused("report.json"):
+        export.main([str(folder)])
+    assert not (folder / "onnx").exists() and (folder / "report.json").read_text() == content
+
+
+def test_half_of_the_answers_stops_an_export_before_it_begins(student):
+    folder = student()
+    scored = folder / "_scored.safetensors"
+    scored.write_bytes(scored.read_bytes()[:-9])
+    with refused("_scored.safetensors"):
+        export.main([str(folder)])
+    assert not (folder / "onnx").exists()
+
+
 def test_a_run_killed_behind_its_report_says_what_makes_the_rest(student, monkeypatch):
     def kill(run):
         raise KeyboardInterrupt

@@ -19,8 +19,7 @@ def listed(folder):
     return {str(path.relative_to(folder)): path.is_file() and path.read_text() for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("old", [None, "old", "folder"])
-@pytest.mark.parametrize("new", ["new", "folder"])
+@pytest.mark.parametrize("old, new", [(None, "new"), (None, "folder"), ("old", "new"), ("folder", "folder")])
 def test_what_is_written_takes_the_place_of_what_is_there(tmp_path, old, new):
     path, expected = tmp_path / "made" / "a.b", tmp_path / "expected" / "made"
     if old is not None:
@@ -32,6 +31,15 @@ def test_what_is_written_takes_the_place_of_what_is_there(tmp_path, old, new):
         write(partial, new)
         assert old is None and not path.exists() or path.exists()
     assert listed(path.parent) == listed(expected)
+
+
+@pytest.mark.parametrize("old, new", [("mine", "folder"), ("folder", "new")])
+def test_no_file_takes_the_place_of_a_folder(tmp_path, old, new):
+    write(tmp_path / "a", old)
+    before = listed(tmp_path)
+    with refused("move it away"), written_whole(tmp_path / "a") as partial:
+        write(partial, new)
+    assert listed(tmp_path) == before
 
 
 @pytest.mark.parametrize("old", ["old", "folder"])
