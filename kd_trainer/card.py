@@ -185,7 +185,7 @@ def main(argv):
 
 
 def console():
-    """Entry point of `python -m kd_trainer.card`."""
+    """Entry point of `kd-card`."""
     run_console(main)
 
 

@@ -372,5 +372,10 @@ def main(argv):
     print(format_cascade(found), flush=True)
 
 
-if __name__ == "__main__":
+def console():
+    """Entry point of `kd-cascade`."""
     run_console(main)
+
+
+if __name__ == "__main__":
+    console()

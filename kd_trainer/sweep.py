@@ -191,7 +191,7 @@ def main(argv):
 
 
 def console():
-    """Entry point of `python -m kd_trainer.sweep`."""
+    """Entry point of `kd-sweep`."""
     run_console(main)
 
 

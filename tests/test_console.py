@@ -1,8 +1,10 @@
 """A script's help is kept between calls, and never that of another source, width or version."""
 
+import configparser
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_scripts import STUDENT, TRAINING
@@ -12,6 +14,7 @@ import run_student
 import run_teacher
 from kd_trainer import console
 
+PROJECT = Path(__file__).parent.parent
 SCRIPTS = [run_teacher, run_student, run_distill]
 
 
@@ -101,3 +104,17 @@ def test_an_interrupted_training_names_the_checkpoint_that_is_there(write_tsv, r
     monkeypatch.setattr(console, "HF_HOME", str(tmp_path / "home"))
     run_student.main(flags)
     assert (out / "report.json").exists()
+
+
+def test_every_command_has_a_name_and_every_name_a_command():
+    config = configparser.ConfigParser()
+    config.read(PROJECT / "setup.cfg", encoding="utf-8")
+    lines = config["options.entry_points"]["console_scripts"].split("\n")
+    found = {target.strip() for _, _, target in (line.partition("=") for line in lines if line)}
+    sources = [*(PROJECT / "kd_trainer").glob("*.py"), *PROJECT.glob("run_*.py")]
+    expected = {
+        f"{path.relative_to(PROJECT).with_suffix('').as_posix().replace('/', '.')}:console"
+        for path in sources
+        if "\ndef console():" in path.read_text(encoding="utf-8")
+    }
+    assert found == expected and len(found) == 10
