@@ -65,7 +65,7 @@ class Answer:
 
 
 @dataclass
-class Classifier:
+class DemoModel:
     """
     A model as the page uses it, by one visitor at a time.
 
@@ -121,15 +121,15 @@ class Demo:
 
     Args:
         label_names (`list[str]`): The student's.
-        student ([`Classifier`]), teacher ([`Classifier`], *optional*): The models.
+        student ([`DemoModel`]), teacher ([`DemoModel`], *optional*): The models.
         reads_pairs (`bool`): Whether a row is two texts.
         text_column (`str`, *optional*): Of a csv; the usual names are found without.
         text_pair_column (`str`, *optional*): Of a csv of pairs.
     """
 
     label_names: list[str]
-    student: Classifier
-    teacher: Classifier | None = None
+    student: DemoModel
+    teacher: DemoModel | None = None
     reads_pairs: bool = False
     text_column: str | None = None
     text_pair_column: str | None = None
@@ -260,7 +260,7 @@ def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pai
         raise InputError(f"--text_pairs: student {student} reads single texts: leave it out")
     check_pairs(model, tokenizer, pairs)
     length = fit_length(wanted, tokenizer, model.config)
-    demo = Demo(names, Classifier("student", model.eval(), tokenizer, length, list(range(len(names)))), None, pairs)
+    demo = Demo(names, DemoModel("student", model.eval(), tokenizer, length, list(range(len(names)))), None, pairs)
     demo.text_column = columns[0]
     demo.text_pair_column = (columns[1] or "text_pair") if pairs else None
     if teacher is not None:
@@ -278,8 +278,8 @@ def load_demo(student, teacher, args, label_map=None, max_length=None, reads_pai
 
 
 def load_teacher(name, args, label_names, label_map, max_length):
-    """The teacher's [`Classifier`], its labels matched with the student's by name."""
+    """The teacher's [`DemoModel`], its labels matched with the student's by name."""
     model, tokenizer = load_classifier(name, args, what="teacher"), load_tokenizer(name, args)
     order = align_labels(label_list(model.config), label_names, label_map)
     length = fit_length(max_length, tokenizer, model.config, "the teacher's max_seq_length")
-    return Classifier("teacher", model.eval(), tokenizer, length, order)
+    return DemoModel("teacher", model.eval(), tokenizer, length, order)
