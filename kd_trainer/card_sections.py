@@ -1,5 +1,7 @@
 """What a model card says, section by section, in Markdown."""
 
+import json
+
 import yaml
 
 from .analysis import subject_of
@@ -13,6 +15,28 @@ from .report import align, format_robustness, format_table, table_rows
 from .sources import file_name, public_settings, read_json
 
 MOST_LABELS = 30  # in a table
+# What a user of an export needs, without torch and without its classify.py.
+ONNX_EXAMPLE = """\
+import json
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+FOLDER = {folder}
+FIELDS = {{"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}}
+
+tokenizer = Tokenizer.from_file(f"{{FOLDER}}/tokenizer.json")  # pads, and cuts off what is too long
+with open(f"{{FOLDER}}/config.json", encoding="utf-8") as file:
+    labels = json.load(file)["labels"]
+session = onnxruntime.InferenceSession(f"{{FOLDER}}/{file}", providers=["CPUExecutionProvider"])
+
+rows = tokenizer.encode_batch({texts})
+names = [node.name for node in session.get_inputs()]
+inputs = {{name: np.array([getattr(row, FIELDS[name]) for row in rows], dtype=np.int64) for name in names}}
+for logits in session.run(None, inputs)[0]:
+    print(labels[logits.argmax()])
+"""
 ROLES = {
     "linear": "a linear model of TF-IDF n-grams, for comparison",
     "teacher": "the model that taught",
@@ -268,6 +292,10 @@ def usage(folder, report):
         said += (
             f"\n\nIn the folder {name} it is exported to ONNX: `onnxruntime`, `tokenizers` and `numpy` run it alone."
         )
+        file = "model_int8.onnx" if (export / "model_int8.onnx").exists() else "model.onnx"
+        texts = '[("a text", "its pair")]' if "text_pair_column" in report["settings"] else '["a text", "another"]'
+        example = ONNX_EXAMPLE.format(folder=json.dumps(export.name, ensure_ascii=False), file=file, texts=texts)
+        said += f"\n\n```python\n{example}```"
         if (export / "classify.py").exists():
             said += (
                 f'\n\n```bash\npython {export.name}/classify.py "a text"\n'

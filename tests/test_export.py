@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,7 @@ from transformers import set_seed
 import run_student
 from kd_trainer import classify, export, onnx_folder
 from kd_trainer.arguments import EXPORT_FORMATS, RunArguments, split_formats
+from kd_trainer.card_sections import ONNX_EXAMPLE
 from kd_trainer.classify import Classifier, label_file
 from kd_trainer.errors import InputError
 from kd_trainer.inference import predict_logits
@@ -28,6 +31,7 @@ from kd_trainer.onnx_folder import FILES, check_parity, export_model
 from kd_trainer.onnx_graph import write_graph
 from kd_trainer.tokenization import build_tokenizer
 
+PROJECT = Path(__file__).parent.parent
 VOCABULARY = 40
 TEXTS = [
     "股市大涨", "", "球", "芯片手机网络" * 5, "[PAD]股市[CLS]", "[UNK]", "a [SEP] b", " \n\t", "未见字😀", "a\x00b",
@@ -507,6 +511,25 @@ def test_a_run_killed_behind_its_report_says_what_makes_the_rest(student, monkey
         student("--export=onnx")
     with refused("holds a finished run", "python -m kd_trainer.export", "python -m kd_trainer.card"):
         student("--export=onnx")
+
+
+@pytest.mark.parametrize("formats", ["onnx", "onnx,onnx-int8"])
+def test_the_example_of_the_card_and_of_the_readme_needs_no_code_of_this_package(student, formats):
+    folder = student(f"--export={formats}")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall("```python\n(.*?)```", card, re.DOTALL) if "onnxruntime" in block]
+    texts = ["球队大胜", "a", "股市" * 40]
+    assert '["a text", "another"]' in code and len(code.splitlines()) <= 20
+    code = code.replace('["a text", "another"]', str(texts))
+    absent = ("torch", "transformers", "datasets", "kd_trainer")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=folder)
+    assert done.stdout.split() == [label for label, _ in Classifier(folder / "onnx").label(texts)], done.stderr
+    for readme in ("README.md", "README.zh.md"):
+        shown = (PROJECT / readme).read_text(encoding="utf-8")
+        blocks = [block for block in re.findall("```python\n(.*?)```", shown, re.DOTALL) if "onnxruntime" in block]
+        where = {"folder": '"outputs/demo/distilled/onnx"', "file": "model_int8.onnx"}
+        assert blocks == [ONNX_EXAMPLE.format(**where, texts='["股市大涨，银行股领跑", "主队加时绝杀"]')]
 
 
 def test_a_saved_student_is_exported_on_the_data_of_its_run(student, write_tsv, capsys, tmp_path):
