@@ -71,6 +71,8 @@ def teacher_answers(teacher, texts, label_names):
         batch = list(texts[start : start + BATCH_ROWS])
         estimated = hasattr(teacher, "classes_")
         found = np.asarray(ask_estimator(teacher, batch, label_names) if estimated else teacher(batch))
+        if found.dtype.kind not in "biuf":
+            raise InputError(f"the teacher's answer is of type {found.dtype}: it must be a number for each label")
         if found.shape != (len(batch), len(label_names)) or not np.isfinite(found).all():
             raise InputError(
                 f"the teacher's answer to {len(batch)} texts has shape {found.shape}: it must be a finite number for "

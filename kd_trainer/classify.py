@@ -8,6 +8,7 @@ The text of a file is the column text, sentence, content, headline, title or rev
 columns predicted and probability are added. Exit code 2 says that something given is wrong.
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -20,6 +21,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+ADDED = ("predicted", "probability")  # columns
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
@@ -60,23 +62,25 @@ class Classifier:
 def read_rows(source):
     """The lines of a csv file, `list[str]` each, the header first; `ValueError` names the file and the line."""
     csv.field_size_limit(sys.maxsize)
-    with open(source, encoding="utf-8-sig", newline="") as file:
-        reader, header, end = csv.reader(file, strict=True), None, 0
-        try:
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as file:
+            reader, header, end = csv.reader(file, strict=True), None, 0
             for row in filter(None, reader):
                 header = header or row
                 if len(row) != len(header):
                     raise ValueError(f"{len(row)} cells where the header has {len(header)}")
                 yield row
                 end = reader.line_num
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{source} behind line {end}: {error}: mend it (UTF-8, quotes closed)") from None
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read ({error.strerror}): check the path") from None
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{source} behind line {end}: {error}: mend it (UTF-8, quotes closed)") from None
 
 
 def check_new(target):
     """Refuses a file that is there."""
-    if os.path.exists(target):
-        raise ValueError(f"{target} is there already: name another file")
+    if not target or os.path.lexists(target):
+        raise ValueError(f"{target or 'an empty name'} is there already: name another file")
 
 
 def label_file(classifier, source, target, window=1024):
@@ -87,42 +91,62 @@ def label_file(classifier, source, target, window=1024):
     names = [[name for name in names if name in header][:1] for names in classifier.config["columns"]]
     if [] in names or any(header.count(name) > 1 for (name,) in names):
         raise ValueError(f"{source}: its columns are {header}, needed is one of each {classifier.config['columns']}")
+    if not set(ADDED).isdisjoint(header):
+        raise ValueError(f"{source}: its columns are {header}, {' and '.join(ADDED)} are added: rename its own")
     partial = f"{target}.{secrets.token_hex(4)}.partial"
     try:
         with open(partial, "x", encoding="utf-8", newline="") as out:
             writer = csv.writer(out)
-            writer.writerow([*header, "predicted", "probability"])
+            writer.writerow([*header, *ADDED])
             while piece := list(itertools.islice(rows, window)):
                 texts = [tuple(row[header.index(name)] for (name,) in names) for row in piece]
                 labels = classifier.label([text if len(text) > 1 else text[0] for text in texts])
                 writer.writerows((*row, *label) for row, label in zip(piece, labels, strict=True))
         check_new(target)
         os.replace(partial, target)
+    except OSError as error:
+        raise ValueError(f"{target} cannot be written ({error.strerror}): name another file") from None
     finally:
-        Path(partial).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none
+            os.remove(partial)
+
+
+def load():
+    """The classifier in this folder, once it has answered something."""
+    try:
+        classifier = Classifier()
+        columns = len(classifier.config["columns"])
+        (logits,) = classifier.logits(["a" if columns == 1 else ("a", "b")])
+        if len(logits) != len(classifier.config["labels"]):
+            raise ValueError(f"{len(classifier.config['labels'])} labels for {len(logits)} answers")
+    except Exception as error:  # tokenizers and onnxruntime have exceptions of their own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{Path(__file__).parent} is damaged ({reason}): export the model again") from None
+    return classifier, columns
 
 
 def main(given):
     """Does what the command line `given` (`list[str]`) says."""
     if given in (["-h"], ["--help"]):
         return print(__doc__.strip())
-    try:
-        classifier = Classifier()
-    except Exception as error:  # tokenizers and onnxruntime have exceptions of their own
-        raise ValueError(f"{Path(__file__).parent} is damaged ({error}): export the model again") from None
-    columns = len(classifier.config["columns"])
-    if len(given) == 2 and given[0].endswith(".csv"):
-        label_file(classifier, *given)
-    elif len(given) == columns and not (columns == 1 and os.path.isfile(given[0])):
-        print(*classifier.label([given[0] if columns == 1 else tuple(given)])[0])
-    else:
-        raise ValueError(f"{columns} text(s), or a .csv and a file that is to be written:\n{__doc__}")
+    given = [os.fsencode(word).decode("utf-8") for word in given]  # whatever the terminal's language
+    classifier, columns = load()
+    if len(given) == 2 and given[0].lower().endswith(".csv"):
+        return label_file(classifier, *given)
+    endings = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
+    files = [word for word in given if word.startswith("-") or word.lower().endswith(endings) or os.path.exists(word)]
+    if len(given) != columns or files:
+        wanted = "one text" if columns == 1 else "two texts"
+        raise ValueError(f"found {given}, wanted is {wanted}, or texts.csv labels.csv: --help shows how")
+    label, probability = classifier.label([given[0] if columns == 1 else tuple(given)])[0]
+    sys.stdout.reconfigure(encoding="utf-8")
+    print(label, probability)
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         print(f"classify.py: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

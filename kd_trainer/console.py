@@ -67,6 +67,11 @@ def run_console(main, make_parser=None):
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {error.filename}: {error.strerror}: check the path", file=sys.stderr)
+        sys.exit(2)
     except HubError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(3)

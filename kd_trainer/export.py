@@ -122,6 +122,8 @@ def main(argv):
     model, tokenizer = load_classifier(name, model_args), load_tokenizer(name, model_args)
     if labels is not None and labels != data.label_names or model.config.num_labels != len(data.label_names):
         raise InputError(f"{name} has labels {labels or model.config.num_labels}, data has {data.label_names}")
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: its tokenizer has no padding token: is tokenizer_config.json missing?")
     check_pairs(model, tokenizer, data.has_pairs)
     max_length = fit_length(data_args.max_seq_length, tokenizer, model.config)
     rows = data.splits[split]

@@ -54,7 +54,7 @@ def check_folder(name, what):
     if not (path / "config.json").is_file():
         raise InputError(f"{what} {name}: no config.json in it: give the folder of a saved model")
     if not any(path.glob("model*.safetensors")):
-        if pickled := sorted(path.glob("*.bin")):
+        if pickled := sorted(path.glob("pytorch_model*.bin")):
             raise InputError(
                 f"{what} {name}: its weights are pickled ({pickled[0].name}), which may run code and are never read: "
                 "save it as safetensors"

@@ -150,7 +150,7 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
     made = [path for path in folder.parents if not path.exists()]
     rows = {}
     try:
-        with written_whole(folder) as partial:
+        with written_whole(folder, is_new=not folder.exists()) as partial:
             partial.mkdir()
             write_folder(partial, model, tokenizer, max_length, formats, names)
             for name in [name for name in FILES if name in formats]:

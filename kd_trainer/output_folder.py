@@ -3,6 +3,8 @@
 import contextlib
 import json
 import logging
+import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -34,11 +36,21 @@ WRITTEN = {
     PLOTS: ("accuracy_latency.png", "confusion.png", "reliability.png", "training.png", "cascade.png"),
 }
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+LEFT_BEHIND = re.compile(r"_push-checkpoint-\d+|\..+\.[0-9a-f]{8}\.partial")  # by a kill
+# What a run would write over, were it a model of somebody's own.
+MODEL = re.compile(
+    rf"config\.json|tokenizer(_config)?\.json|modeling_\w+\.py|trainer_state\.json|training_args\.bin|"
+    rf"(all|train)_results\.json|{WEIGHTS.pattern}|{CHECKPOINT.pattern}"
+)
 # A leading _ keeps them off the hub.
 DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
-# Not kept: a secret, and what only makes sense once.
-UNKEPT_SETTINGS = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"}
+# Not kept: secrets, and what only makes sense once.
+UNKEPT_SETTINGS = {
+    "hub_token", "overwrite_output_dir", "resume_from_checkpoint", "predict_text", "predict_text_pair",
+}  # fmt: skip
 # Settings that may change when a killed run is taken up again: they do not change what it computes.
 FREE_SETTINGS = {
     "output_dir", "disable_tqdm", "log_level", "logging_steps",
@@ -115,14 +127,24 @@ def check_export_folder(folder):
     Args:
         folder (`Path`): It need not exist.
     """
+    cure = "move it away, or export elsewhere"
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link: {cure}")
     if not folder.exists():
         return
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    foreign = sorted(names - {*WRITTEN[ONNX], "__pycache__"})
+    foreign = sorted(name for name in names if not is_of_export(folder / name))
     if foreign:
-        raise InputError(f"{folder} holds {foreign[0]}, which no export has written: move it away, or export elsewhere")
-    if not folder.is_dir() or names and "classify.py" not in names:
-        raise InputError(f"{folder} is there and no export: move it away, or export elsewhere")
+        raise InputError(f"{folder} holds {foreign[0]}, which no export has written: {cure}")
+    if not folder.is_dir() or names and not {"classify.py", "config.json", "tokenizer.json"} <= names:
+        raise InputError(f"{folder} is there and no export: {cure}")
+
+
+def is_of_export(path):
+    """Whether a file in a folder of an export is one that the export has written, or what Python made of it."""
+    if path.name == "__pycache__":
+        return all(name.startswith("classify.") for name in os.listdir(path))
+    return path.is_file() and path.name in WRITTEN[ONNX]
 
 
 def remove_written(folder, name):
@@ -152,7 +174,8 @@ def check_sources(folder, sources):
 
 def last_checkpoint(folder):
     """The last checkpoint in `folder` that was written to its end, as `str`, or None."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{CHECKPOINT_STATE}") if path.stat().st_size]
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{CHECKPOINT_STATE}") if path.stat().st_size]
+    whole = [path for path in found if CHECKPOINT.fullmatch(path.name)]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
@@ -196,6 +219,9 @@ def find_checkpoint(folder, settings, args, overwrite):
                 f"--resume_from_checkpoint {wanted}: no checkpoint of a run in {folder}: give one of its own"
             )
         check_checkpoint(wanted)
+    for path in sorted(folder.glob("checkpoint-*")):
+        if path.is_symlink() or not CHECKPOINT.fullmatch(path.name):
+            raise InputError(f"--output_dir {folder} holds {path.name}, which the Trainer may remove: move it away")
     if overwrite or not folder.exists():
         return wanted
     if (folder / REPORT).exists():
@@ -208,9 +234,10 @@ def find_checkpoint(folder, settings, args, overwrite):
     last = last_checkpoint(folder)
     searched = (folder / SEARCH).exists()
     if not (folder / RECIPE).exists():
-        if last is not None or (folder / "config.json").exists() or searched:
-            what = "search" if searched else "model"
-            raise InputError(f"--output_dir {folder} holds a {what} that this run did not make: {cure}")
+        foreign = sorted(path.name for path in folder.iterdir() if MODEL.fullmatch(path.name))
+        if foreign or searched:
+            what = "a search" if searched else f"a model ({foreign[0]})"
+            raise InputError(f"--output_dir {folder} holds {what} that this run did not make: {cure}")
         return wanted
     differing = differing_settings(folder, settings) if last is not None or searched else ""
     if differing:
@@ -247,8 +274,9 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             )
         if checkpoint is None:
             # Its old weights too: a kill would leave them beside the new settings.
-            for old in (*(folder / name for name in (REPORT, SCORED, VALIDATION)), *folder.glob("model*.safetensors")):
-                old.unlink(missing_ok=True)
+            for old in folder.iterdir():
+                if old.name in (REPORT, SCORED, VALIDATION) or WEIGHTS.fullmatch(old.name):
+                    old.unlink()
             if is_unchanged(folder / CARD):
                 (folder / CARD).unlink()
             if (folder / RECIPE).exists():  # else nobody knows who wrote them
@@ -257,12 +285,13 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)
-        for old in folder.glob("checkpoint-*"):
-            if checkpoint is None or not (old / CHECKPOINT_STATE).exists():
-                shutil.rmtree(old)
-        # A kill in the middle of an upload, or of writing.
-        for old in (*folder.glob("_push-*"), *folder.glob(".*.partial")):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for old in folder.iterdir():
+            if CHECKPOINT.fullmatch(old.name):
+                is_left = checkpoint is None or not (old / CHECKPOINT_STATE).exists()
+            else:
+                is_left = LEFT_BEHIND.fullmatch(old.name) is not None
+            if is_left and not old.is_symlink():
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         digest.write_text(data_digest)
         with written_whole(folder / RECIPE) as partial:
             partial.write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from importlib.metadata import version
@@ -26,6 +27,11 @@ from .robustness import MEASURES
 from .sources import read_object
 from .whole import written_whole
 
+# Names that a model or a run has for its own files, of those that end as predictions may.
+MODEL_FILE = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|report|clock|tune|"
+    r"trainer_state|(all|train|eval)_results)\.json"
+)
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
 COLUMNS = {
     "accuracy": "{:.4f}",
@@ -307,9 +313,12 @@ def check_prediction_file(path, overwrite, sources):
         sources (`list[str]`): Files that are read.
 
     Raises:
-        `InputError`: For a suffix that is not known, or a file that is there.
+        `InputError`: For a suffix that is not known, a name that a model or a run has for its own, or a file that is
+            there.
     """
     path = Path(path)
+    if MODEL_FILE.fullmatch(path.name):
+        raise InputError(f"--predict_output {path} has the name of a file of a model or a run: give another")
     if any(Path(source).resolve() == path.resolve() for source in sources):
         raise InputError(f"{path} is read, predictions would replace it: give another --predict_output")
     if path.suffix not in (".csv", ".json", ".jsonl"):
@@ -324,10 +333,13 @@ def check_prediction_file(path, overwrite, sources):
         raise InputError(f"{path} is there already: give another --predict_output, or --overwrite_output_dir")
 
 
-def write_predictions(path, rows, label_names):
-    """Writes [`prediction_rows`] to `.csv` (a column per probability), `.jsonl` or `.json` (one list)."""
+def write_predictions(path, rows, label_names, is_new=False):
+    """
+    Writes [`prediction_rows`] to `.csv` (a column per probability), `.jsonl` or `.json` (one list); with `is_new` over
+    no file.
+    """
     path = Path(path)
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(path, is_new) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             writer = csv.writer(file)
             for number, row in enumerate(rows):

@@ -1,5 +1,6 @@
 """What of a folder goes to the hub: one commit of its files, which takes away what stood for earlier weights."""
 
+import contextlib
 import fnmatch
 import json
 import logging
@@ -11,18 +12,20 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
+from transformers.dynamic_module_utils import get_relative_imports
 
 from .card_file import CARD
 from .errors import HubError, InputError
 from .network import why_unreachable
 from .output_folder import RECIPE, REPORT, WRITTEN
-from .sources import read_json
+from .sources import read_json, read_object
 
 logger = logging.getLogger(__name__)
 
 # Named one by one: what else lies in the folder (predictions, logs, pickles) may be nobody's business.
 MODEL_FILES = (
-    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+    "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
     "modeling_*.py", "configuration_*.py", "tokenization_*.py",
 )  # fmt: skip
 # Those that the tokenizers of `transformers` write.
@@ -59,10 +62,37 @@ def is_published(path):
 
 
 def published_files(folder):
-    """What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there."""
-    found = [file for path in (folder, *(folder / name for name in WRITTEN)) for file in path.glob("*")]
-    names = {file.relative_to(folder).as_posix(): file for file in sorted(found) if file.is_file()}
-    return {name: file for name, file in names.items() if is_published(name)}
+    """
+    What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there. Links are left out: what they lead to
+    may be anything.
+    """
+    folders = [folder, *(folder / name for name in WRITTEN if not (folder / name).is_symlink())]
+    found = sorted(file for path in folders for file in path.glob("*") if file.is_file() and not file.is_symlink())
+    code = code_of(folder)
+    files = {file.relative_to(folder).as_posix(): file for file in found}
+    # Of code only the model's own: another modeling_x.py beside it may be anybody's.
+    others = {name for name in files if name.endswith(".py") and "/" not in name} - code
+    return {name: file for name, file in files.items() if is_published(name) and name not in others}
+
+
+def code_of(folder):
+    """
+    Names of the modules that a model's folder needs to load: those that `auto_map` names, and what they import of the
+    folder.
+    """
+    maps = [read_json(folder / name).get("auto_map") for name in ("config.json", "tokenizer_config.json")]
+    found = [value for one in maps if isinstance(one, dict) for value in one.values()]
+    classes = [name for value in found for name in (value if isinstance(value, list) else [value])]
+    # "repository--module.Class" stands in another repository.
+    wanted = [f"{name.rpartition('.')[0]}.py" for name in classes if isinstance(name, str) and "--" not in name]
+    files = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in files and (folder / name).is_file():
+            with contextlib.suppress(UnicodeDecodeError):
+                wanted += [f"{module}.py" for module in get_relative_imports(folder / name)]
+        files.add(name)
+    return files
 
 
 def count_quoted(folder):
@@ -85,9 +115,13 @@ def check_whole(name, path):
             with safe_open(path, "np"):
                 pass
         elif name.endswith(".json"):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if name in ("config.json", REPORT) and not isinstance(content, dict):
-                raise ValueError("no object")
+            json.loads(path.read_text(encoding="utf-8"))
+            if name in ("config.json", REPORT):
+                read_object(path, "run it again")
+        elif name == CARD:
+            path.read_text(encoding="utf-8")
+    except InputError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path} is damaged ({reason}) and is not pushed: save the model again") from None
@@ -98,9 +132,7 @@ def missing_code(folder):
     named = read_json(folder / "config.json").get("auto_map", {})
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise InputError(f"{folder / 'config.json'} is damaged (auto_map: {str(named)[:60]}): save the model again")
-    # "repository--module.Class" stands in another repository.
-    files = sorted({f"{name.rpartition('.')[0]}.py" for name in named.values() if "--" not in name})
-    return next((file for file in files if not (folder / file).is_file()), None)
+    return next((file for file in sorted(code_of(folder)) if not (folder / file).is_file()), None)
 
 
 def stale_files(there, files, keeps_checkpoints):
@@ -275,6 +307,12 @@ def check_pushable(folder):
         check_whole(name, file)
     if "config.json" not in files or not any(matches(name, ("model*.safetensors",)) for name in files):
         raise InputError(f"{folder}: no model (config.json, model.safetensors) in it: give a run's --output_dir")
+    shards = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    lacking = sorted(name for name in set(shards.values()) if name not in files)
+    if lacking:
+        raise InputError(f"{folder}: model.safetensors.index.json names {lacking[0]}, which is not there")
+    if not any(matches(name, TOKENIZER_FILES) for name in files):
+        raise InputError(f"{folder}: no tokenizer in it: save it beside the model")
     if (folder / RECIPE).exists() and REPORT not in files:
         raise InputError(f"{folder} holds an unfinished run: give its command again first")
     missing = missing_code(folder)

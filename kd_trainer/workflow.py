@@ -5,13 +5,13 @@ import logging
 import os
 import pickle
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 import transformers
 from transformers import TrainingArguments, get_scheduler, set_seed
 from transformers.utils.logging import tqdm
@@ -290,11 +290,18 @@ def check_optimizer(trainer):
         trainer (`Trainer`): Not yet trained.
     """
     args = trainer.args
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return  # which make their own, of parts of the model
     try:
-        trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
-        nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
-        get_scheduler(args.lr_scheduler_type, nothing, args.get_warmup_steps(2), 2, args.lr_scheduler_kwargs)
-    except (ValueError, TypeError, ImportError, RuntimeError, KeyError) as error:
+        optimizer, steps = trainer.create_optimizer(), 4
+        warmup = args.get_warmup_steps(steps)
+        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, args.lr_scheduler_kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer makes no step
+            for _ in range(steps):
+                scheduler.step()
+        trainer.optimizer = None  # the training makes it anew, with the first learning rate
+    except Exception as error:  # whatever a value makes an optimizer or a schedule raise
         given = f"--optim {args.optim.value}, --lr_scheduler_type {args.lr_scheduler_type.value}"
         raise InputError(f"{given}: {' '.join(str(error).split())}") from error
 
@@ -632,5 +639,6 @@ def predict(run, model, tokenizer, max_length):
     texts = load_texts(run_args.predict_file, run.data_args, label_names)
     rows = label_texts(texts.pieces(), model, tokenizer, max_length, batch_size, cascade)
     rows = tqdm(rows, total=len(texts), desc="Predicting", unit="text")
-    write_predictions(prediction_path(run), rows, label_names)
+    is_new = not run_args.overwrite_output_dir
+    write_predictions(prediction_path(run), rows, label_names, is_new)
     logger.info(f"{len(texts)} predictions written to {prediction_path(run)}")

@@ -106,6 +106,22 @@ def test_an_interrupted_training_names_the_checkpoint_that_is_there(write_tsv, r
     assert (out / "report.json").exists()
 
 
+def test_a_place_that_cannot_be_read_is_one_line(capsys):
+    def main(argv):
+        open("x" * 300)
+
+    with pytest.raises(SystemExit) as caught:
+        console.run_console(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+    def fail(argv):
+        raise OSError("no file has a part in it")
+
+    with pytest.raises(OSError, match="no part|no file"):
+        console.run_console(fail)
+
+
 def test_every_command_has_a_name_and_every_name_a_command():
     config = configparser.ConfigParser()
     config.read(PROJECT / "setup.cfg", encoding="utf-8")

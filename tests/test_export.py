@@ -236,12 +236,16 @@ def test_the_folder_labels_files_where_torch_is_not_installed(make_any, tokenize
         assert f"{name}.csv" in done.stderr or name == "texts"
         assert not list(tmp_path.glob("new.csv*"))
     # A file without another to write to is no text.
-    for arguments in ([], [tmp_path / "texts.csv"], ["a", "b", "c"]):
+    for arguments in ([], [tmp_path / "texts.csv"], ["missing.CSV"], [tmp_path], ["--verbose"], ["a", "b", "c"]):
         done = run_alone(folder, *arguments)
-        assert done.returncode == 2 and "python classify.py" in done.stderr and not done.stdout
-    for name in ("model.onnx", "tokenizer.json", "config.json"):
+        assert done.returncode == 2 and "--help" in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    spoilt = [{**config, "labels": config["labels"][:-1]}, {**config, "labels": None}, {**config, "part": 3}, {}]
+    changes = [("config.json", json.dumps(one).encode()) for one in spoilt]
+    changes += [(name, (folder / name).read_bytes()[:900]) for name in ("model.onnx", "tokenizer.json")]
+    for name, damaged in changes:
         content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: len(content) // 2])
+        (folder / name).write_bytes(damaged)
         done = run_alone(folder, "股市")
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{folder} is damaged" in done.stderr
         (folder / name).write_bytes(content)
@@ -257,9 +261,10 @@ class Stub:
 
 
 def test_a_column_that_stands_twice_is_none(tmp_path):
-    (tmp_path / "twice.csv").write_text("text,text\na,b\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="twice.csv"):
-        label_file(Stub(), tmp_path / "twice.csv", tmp_path / "labels.csv")
+    for header in ("text,text", "text,predicted", "probability,text"):
+        (tmp_path / "twice.csv").write_text(f"{header}\na,b\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="twice.csv"):
+            label_file(Stub(), tmp_path / "twice.csv", tmp_path / "labels.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["twice.csv"]
 
 
@@ -368,7 +373,7 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_the_old_one(
     assert {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()} == before
 
 
-@pytest.mark.parametrize("kept", ["mine.txt", "model.safetensors", "sub/x"])
+@pytest.mark.parametrize("kept", ["mine.txt", "model.safetensors", "sub/x", "__pycache__/x", "model_int8.onnx/x"])
 def test_no_export_replaces_what_it_has_not_written(trained, tmp_path, kept):
     model, tokenizer, texts, labels = trained
     folder = tmp_path / "onnx"
@@ -397,7 +402,10 @@ def test_two_exports_into_one_folder_leave_a_whole_one(trained, tmp_path, monkey
         write(*given)
 
     monkeypatch.setattr(onnx_folder, "write_folder", write_meanwhile)
-    export_model(tmp_path / "onnx", *arguments)
+    with refused("meanwhile"):
+        export_model(tmp_path / "onnx", *arguments)
+    monkeypatch.setattr(onnx_folder, "write_folder", write_meanwhile)
+    export_model(tmp_path / "onnx", *arguments)  # both replace an old one
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"] and Classifier(tmp_path / "onnx").label(texts[:1])
 
 

@@ -151,7 +151,8 @@ def test_a_push_carries_the_model_and_what_describes_it_and_nothing_else(hub, fo
 @pytest.mark.parametrize(
     "name, is_so",
     [
-        ("model-00001-of-00002.safetensors", True), ("vocab.txt", True), ("configuration_x.py", True),
+        ("model-00001-of-00002.safetensors", True), ("model-mine.safetensors", False),
+        ("vocab.txt", True), ("configuration_x.py", True),
         ("onnx/classify.py", True), ("onnx/labels.csv", False), ("onnx/sub/config.json", False),
         ("plots/config.json", False), ("plots", False),
         ("model.safetensors.partial", False), ("_scored.safetensors", False),
@@ -198,6 +199,20 @@ def test_private_branch_and_token_are_as_asked_and_the_token_is_written_nowhere(
     assert "hf_given" not in caplog.text
 
 
+def test_code_and_links_that_are_not_the_models_stay_at_home(hub, folder, tmp_path):
+    for name in ("modeling_mine.py", "tokenization_mine.py", "configuration_mine.py", "model-mine.safetensors"):
+        (folder / name).write_text("mine")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "training.png").write_text("secret")
+    for name in ("vocab.txt", "README.md", "onnx/model_int8.onnx"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "secret" / "training.png")
+    shutil.rmtree(folder / "plots")
+    (folder / "plots").symlink_to(tmp_path / "secret")
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student")) == CARRIED | {"onnx/model.onnx"}
+
+
 def damage(name, content):
     """A function that replaces a file of a folder."""
     return lambda folder: (folder / name).write_bytes(content)
@@ -214,13 +229,18 @@ def cut_off(folder):
         (cut_off, "model.safetensors is damaged"),
         (damage("model.safetensors", b""), "model.safetensors is damaged"),
         (damage("report.json", b'{"split": '), "report.json is damaged"),
-        (damage("report.json", b"[]"), "report.json is damaged"),
+        (damage("report.json", b"[]"), "report.json is missing or damaged"),
         (damage("report.json", b'{"disagreements": 7}'), "report.json is damaged"),
         (damage("tokenizer.json", b"{"), "tokenizer.json is damaged"),
-        (damage("config.json", b"7"), "config.json is damaged"),
+        (damage("config.json", b"7"), "config.json is missing or damaged"),
         (damage("config.json", b'{"auto_map": {"AutoConfig": ["a.B"]}}'), "config.json is damaged"),
         (damage("config.json", b'{"auto_map": 3}'), "config.json is damaged"),
         (damage("recipe.yaml", b"a: [b"), "recipe.yaml is damaged"),
+        (damage("README.md", b"\xff\xfe"), "README.md is damaged"),
+        (damage("report.json", b'{"seed": NaN}'), "report.json is missing or damaged"),
+        (damage("model.safetensors.index.json", b'{"weight_map": {"a": "model-1-of-2.safetensors"}}'), "model-1-of-2"),
+        (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "no tokenizer"),
+        (lambda folder: (folder / "modeling_student.py").unlink(), "modeling_student.py"),
     ],
 )
 def test_what_is_damaged_is_not_pushed(hub, folder, spoil, found):

@@ -246,6 +246,8 @@ def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
         (["--optim=lomo"], "--optim lomo"),  # its package is not installed
         (["--lr_scheduler_type=polynomial", '--lr_scheduler_kwargs={"lr_end": 9}'], "--lr_scheduler_type polynomial"),
         (["--lr_scheduler_type=cosine", '--lr_scheduler_kwargs={"no": 1}'], "--lr_scheduler_type cosine"),
+        (["--lr_scheduler_type=cosine", '--lr_scheduler_kwargs={"num_cycles": "a"}'], "--lr_scheduler_type cosine"),
+        (["--optim=adagrad", "--optim_args=lr_decay=-1"], "--optim adagrad"),
     ]:
         with refused(found):
             run_distill.main([*distil_flags, "--overwrite_output_dir", *flags])
@@ -253,6 +255,55 @@ def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
         assert kept == {path: time for path, time in before.items() if path.is_file()}
     run_distill.main([*distil_flags, "--temperature=2", "--overwrite_output_dir"])
     assert read_report(tmp_path / "distilled")["settings"]["temperature"] == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json", "modeling_bilstm.py",
+     "checkpoint-7", "trainer_state.json", "all_results.json"],
+)  # fmt: skip
+def test_a_model_of_somebody_is_not_written_over(distil_flags, tmp_path, name):
+    (tmp_path / "distilled").mkdir()
+    (tmp_path / "distilled" / name).write_text("mine")
+    with refused("holds a model", name):
+        run_distill.main(distil_flags)
+    assert [(path.name, path.read_text()) for path in (tmp_path / "distilled").iterdir()] == [(name, "mine")]
+
+
+def test_what_no_run_has_left_stays(distil_flags, tmp_path):
+    folder = tmp_path / "distilled"
+    names = ["_push-me/x", "model-old.safetensors", ".notes.partial", "notes/checkpoint-3"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    (folder / "checkpoint-best").mkdir()  # the Trainer itself would remove it
+    with refused("checkpoint-best", "move it away"):
+        run_distill.main([*distil_flags, "--overwrite_output_dir"])
+    (folder / "checkpoint-best").rmdir()
+    (folder / "checkpoint-9").symlink_to(folder / "notes")
+    with refused("checkpoint-9", "move it away"):
+        run_distill.main([*distil_flags, "--overwrite_output_dir"])
+    (folder / "checkpoint-9").unlink()
+    for more in ([], ["--overwrite_output_dir", "--seed=8"]):
+        run_distill.main([*distil_flags, *more])
+        assert all((folder / name).read_text() == "mine" for name in names)
+
+
+def test_predictions_replace_no_file_of_a_model(distil_flags, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("球队\n", encoding="utf-8")
+    for name in ("config.json", "report.json", "onnx/config.json", "all_results.json"):
+        output = f"--predict_output={tmp_path / 'distilled' / name}"
+        with refused(name, "--predict_output"):
+            run_distill.main([*distil_flags, f"--predict_file={texts}", output, "--overwrite_output_dir"])
+    assert not (tmp_path / "distilled").exists()
+
+
+def test_a_text_that_was_asked_about_is_kept_nowhere(distil_flags, tmp_path, capsys):
+    run_distill.main([*distil_flags, "--predict_text=我的秘密"])
+    assert "我的秘密" in capsys.readouterr().out
+    for path in (tmp_path / "distilled").rglob("*"):
+        assert not path.is_file() or "我的秘密".encode() not in path.read_bytes(), path
 
 
 def test_unlabelled_rows_are_counted_and_distilled_but_refused_without_a_teacher(distil_flags, data, tmp_path):

@@ -1,5 +1,7 @@
 """What is written is there whole or not at all, and nothing else is touched."""
 
+from pathlib import Path
+
 import pytest
 from conftest import refused
 
@@ -53,13 +55,46 @@ def test_a_failure_leaves_what_was_there(tmp_path, old, error):
     assert listed(tmp_path) == before
 
 
-def test_a_link_to_a_folder_is_replaced_and_not_what_it_leads_to(tmp_path):
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_written(tmp_path, there):
+    (tmp_path / "sub").mkdir()
+    if there:
+        write(tmp_path / "sub" / "mine", "old")
+    (tmp_path / "a").symlink_to("sub/mine")
+    with written_whole(tmp_path / "a") as partial:
+        write(partial, "new")
+    assert (tmp_path / "a").is_symlink() and (tmp_path / "sub" / "mine").read_text() == "new"
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_a_link_to_a_folder_is_not_replaced(tmp_path):
     write(tmp_path / "mine", "folder")
     (tmp_path / "a").symlink_to(tmp_path / "mine")
-    with written_whole(tmp_path / "a") as partial:
+    before = listed(tmp_path)
+    with refused("is a link"), written_whole(tmp_path / "a") as partial:
         write(partial, "folder")
-    assert not (tmp_path / "a").is_symlink() and (tmp_path / "mine" / "inside").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "mine"]
+    assert listed(tmp_path) == before and (tmp_path / "a").is_symlink()
+
+
+def test_what_is_new_replaces_nothing_that_came_meanwhile(tmp_path):
+    with refused("meanwhile"), written_whole(tmp_path / "a", is_new=True) as partial:
+        write(partial, "new")
+        write(tmp_path / "a", "mine")
+    assert listed(tmp_path) == {"a": "mine"}
+
+
+def test_a_stop_between_the_old_and_the_new_folder_brings_the_old_one_back(tmp_path, monkeypatch):
+    write(tmp_path / "a", "folder")
+    before = listed(tmp_path)
+
+    def stop(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a") as partial:
+        write(partial, "folder")
+        (partial / "more").write_text("x")
+    assert listed(tmp_path) == before
 
 
 def test_two_writers_do_not_meet(tmp_path):
