@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 PARTS = {
     "embeddings": ("embedding_init",),
     "ngrams": ("ngram_buckets", "ngram_size", "ngram_order", "ngram_dropout", "ngram_loss_weight"),
-    "augmentation": ("augment", "num_augmented", "augment_min_words"),
+    "augmentation": ("augment", "num_augmented"),
     "unlabeled": ("unlabeled_file",),
 }
 # Settings that a stage has of its own, or not at all.

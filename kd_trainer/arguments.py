@@ -238,20 +238,13 @@ class TeacherArguments:
         },
     )
     num_augmented: int = field(default=1, metadata={"help": "--augment: variants of each training text."})
-    augment_min_words: int = field(
-        default=1,
-        metadata={
-            "help": "--augment: a text of fewer words, in Chinese of fewer characters, has no variants. Where many "
-            "training texts are short and those that count are long, so are the variants then."
-        },
-    )
     compare_student: bool = field(
         default=False,
         metadata={"help": "Also train the same student without the teacher, into OUTPUT_DIR-alone, for the table."},
     )
 
     def __post_init__(self):
-        check_sizes(self, "teacher_max_seq_length", "teacher_batch_size", "num_augmented", "augment_min_words")
+        check_sizes(self, "teacher_max_seq_length", "teacher_batch_size", "num_augmented")
 
 
 @dataclass

@@ -77,7 +77,7 @@ def vary(words, kinds, mask, vocabulary, other, generator):
     return "".join(varied or words).strip()
 
 
-def augment(texts, kinds, variants, mask, seed=0, least_words=1):
+def augment(texts, kinds, variants, mask, seed=0):
     """
     Variants of every text, which change its meaning at times: a teacher labels them anew. Of a pair of texts one is
     varied, the first or the second by chance: the other one still says what it is compared with.
@@ -88,8 +88,6 @@ def augment(texts, kinds, variants, mask, seed=0, least_words=1):
         variants (`int`): Of each text.
         mask (`str`): Stands for a masked word.
         seed (`int`, *optional*, defaults to 0): Of the draws.
-        least_words (`int`, *optional*, defaults to 1): Texts of fewer words (of scripts without spaces: characters)
-            have no variant either.
 
     Yields:
         `str` or `tuple[str, str]`, those that are not the text itself.
@@ -99,8 +97,6 @@ def augment(texts, kinds, variants, mask, seed=0, least_words=1):
     """
     generator = random.Random(seed)
     split = [[WORD.findall(side) for side in sides(text)] for text in texts]
-    enough = [sum(map(len, row)) >= least_words for row in split]
-    texts, split = (list(itertools.compress(rows, enough)) for rows in (texts, split))
     vocabulary = [word.strip() for row in split for words in row for word in words]
     for _ in range(variants):
         for text, row in zip(texts, split, strict=True):
@@ -155,10 +151,7 @@ def transfer_set(data, teacher_args, text_column, mask, seed, text_pair_column=N
             yield from new(path, iterate_texts(path, text_column, text_pair_column))
         if kinds:
             texts = texts_of(data.splits["train"])[:]
-            yield from new(
-                "variants",
-                augment(texts, kinds, teacher_args.num_augmented, mask, seed, teacher_args.augment_min_words),
-            )
+            yield from new("variants", augment(texts, kinds, teacher_args.num_augmented, mask, seed))
 
     folder = tempfile.mkdtemp(prefix="kd_trainer_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -80,11 +80,7 @@ def write_recipe(run, rows, best, names, metric, teacher):
     if settings.pop("teacher_recipe", None) is not None:  # followed by now, with what the command line said of the data
         settings["teacher_name_or_path"] = [member.name for member in teacher.models]
     if settings.get("num_augmented") == 0:
-        settings = {
-            name: value
-            for name, value in settings.items()
-            if name not in ("augment", "num_augmented", "augment_min_words")
-        }
+        settings = {name: value for name, value in settings.items() if name not in ("augment", "num_augmented")}
     command = f"python run_distill.py {shlex.quote(str(path))}"
     lines = (
         f"# Trial {best['trial']}, the best of {len(rows)} in a search: validation {metric} {best[metric]:.4f}.\n"

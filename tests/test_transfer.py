@@ -83,14 +83,6 @@ def test_a_text_of_one_word_or_none_is_never_emptied():
     assert list(augment(["", "  "], AUGMENTATIONS, 3, "□")) == []
 
 
-@pytest.mark.parametrize("least, longer", [(1, [0, 1, 2, 3]), (4, [1, 2, 3]), (5, [2, 3]), (6, [3]), (99, [])])
-def test_texts_of_few_words_have_no_variants(least, longer):
-    texts = ["a  b c", "a b c d", "股市大涨了", "股 market 大涨 so much"]
-    expected = list(augment([texts[row] for row in longer], AUGMENTATIONS, 9, "□", seed=4))
-    assert list(augment(texts, AUGMENTATIONS, 9, "□", seed=4, least_words=least)) == expected
-    assert bool(expected) == bool(longer)
-
-
 @pytest.fixture
 def data():
     def split(texts):
@@ -102,7 +94,7 @@ def data():
 
 
 def arguments(files=None, kinds=None, variants=1):
-    return SimpleNamespace(unlabeled_file=files, augment=kinds, num_augmented=variants, augment_min_words=1)
+    return SimpleNamespace(unlabeled_file=files, augment=kinds, num_augmented=variants)
 
 
 def write(path, texts):
