@@ -5,7 +5,6 @@ import logging
 import os
 import pickle
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -293,13 +292,11 @@ def check_optimizer(trainer):
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return  # which make their own, of parts of the model
     try:
-        optimizer, steps = trainer.create_optimizer(), 4
+        optimizer, steps = trainer.create_optimizer(), 10**6
         warmup = args.get_warmup_steps(steps)
         scheduler = get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, args.lr_scheduler_kwargs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimizer makes no step
-            for _ in range(steps):
-                scheduler.step()
+        for share_of in getattr(scheduler, "lr_lambdas", ()):  # of the learning rate, at a step
+            [share_of(step) for step in (0, warmup, steps // 2, steps)]
         trainer.optimizer = None  # the training makes it anew, with the first learning rate
     except Exception as error:  # whatever a value makes an optimizer or a schedule raise
         given = f"--optim {args.optim.value}, --lr_scheduler_type {args.lr_scheduler_type.value}"

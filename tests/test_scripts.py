@@ -253,7 +253,8 @@ def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
             run_distill.main([*distil_flags, "--overwrite_output_dir", *flags])
         kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "distilled").rglob("*") if path.is_file()}
         assert kept == {path: time for path, time in before.items() if path.is_file()}
-    run_distill.main([*distil_flags, "--temperature=2", "--overwrite_output_dir"])
+    plateau = ["--lr_scheduler_type=reduce_lr_on_plateau", '--lr_scheduler_kwargs={"patience": 1}']
+    run_distill.main([*distil_flags, "--temperature=2", "--overwrite_output_dir", "--optim=adamw_torch", *plateau])
     assert read_report(tmp_path / "distilled")["settings"]["temperature"] == 2
 
 
