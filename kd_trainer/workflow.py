@@ -292,9 +292,10 @@ def check_optimizer(trainer):
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return  # which make their own, of parts of the model
     try:
-        optimizer, steps = trainer.create_optimizer(), 10**6
+        trainer.create_optimizer()
+        steps = 10**6
         warmup = args.get_warmup_steps(steps)
-        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, args.lr_scheduler_kwargs)
+        scheduler = get_scheduler(args.lr_scheduler_type, trainer.optimizer, warmup, steps, args.lr_scheduler_kwargs)
         for share_of in getattr(scheduler, "lr_lambdas", ()):  # of the learning rate, at a step
             [share_of(step) for step in (0, warmup, steps // 2, steps)]
         trainer.optimizer = None  # the training makes it anew, with the first learning rate
