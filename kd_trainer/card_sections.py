@@ -287,7 +287,7 @@ def usage(folder, report):
         )
     length = report["settings"].get("max_seq_length", DataArguments.max_seq_length)
     said += f"It was trained on at most {length} tokens of a text."
-    for export in sorted({path.parent for path in folder.glob("*/*.onnx")}):
+    for export in sorted({path.parent for path in folder.glob("[!.]*/*.onnx")}):
         name = escape(export.name)
         said += (
             f"\n\nIn the folder {name} it is exported to ONNX: `onnxruntime`, `tokenizers` and `numpy` run it alone."

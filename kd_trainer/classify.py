@@ -133,8 +133,10 @@ def main(given):
     classifier, columns = load()
     if len(given) == 2 and given[0].lower().endswith(".csv"):
         return label_file(classifier, *given)
+    # A text may speak of a file, and stand beside a folder of its name.
     endings = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
-    files = [word for word in given if word.startswith("-") or word.lower().endswith(endings) or os.path.exists(word)]
+    is_word = [word for word in given if len(word.split()) == 1 or os.path.isfile(word)]
+    files = [word for word in is_word if word.startswith("--") or word.lower().endswith(endings)]
     if len(given) != columns or files:
         wanted = "one text" if columns == 1 else "two texts"
         raise ValueError(f"found {given}, wanted is {wanted}, or texts.csv labels.csv: --help shows how")

@@ -149,6 +149,8 @@ def is_of_export(path):
 
 def remove_written(folder, name):
     """Removes what a run has written into the folder `name`, of `WRITTEN`, of `folder`, and it if it is empty then."""
+    if (folder / name).is_symlink():
+        return  # what it leads to is somebody's own
     for file in WRITTEN[name]:
         (folder / name / file).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # there is none, or something of somebody's own is in it
@@ -228,13 +230,13 @@ def find_checkpoint(folder, settings, args, overwrite):
         lacks = {"export": bool(settings.get("export")) and not (folder / ONNX).exists()}
         lacks["card"] = args.do_train and not (folder / CARD).exists()
         lacking = [f"python -m kd_trainer.{name} {shlex.quote(str(folder))}" for name in lacks if lacks[name]]
-        if lacking:  # it was killed after its report
+        if lacking and (folder / "config.json").exists():  # it was killed after its report
             cure = f"what it lacks is made by {' and '.join(lacking)}; or {cure}"
         raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
     last = last_checkpoint(folder)
     searched = (folder / SEARCH).exists()
     if not (folder / RECIPE).exists():
-        foreign = sorted(path.name for path in folder.iterdir() if MODEL.fullmatch(path.name))
+        foreign = sorted(path.name for path in folder.glob("*") if MODEL.fullmatch(path.name))
         if foreign or searched:
             what = "a search" if searched else f"a model ({foreign[0]})"
             raise InputError(f"--output_dir {folder} holds {what} that this run did not make: {cure}")

@@ -72,7 +72,7 @@ def published_files(folder):
     files = {file.relative_to(folder).as_posix(): file for file in found}
     # Of code only the model's own: another modeling_x.py beside it may be anybody's.
     others = {name for name in files if name.endswith(".py") and "/" not in name} - code
-    return {name: file for name, file in files.items() if is_published(name) and name not in others}
+    return {name: file for name, file in files.items() if name in code or is_published(name) and name not in others}
 
 
 def code_of(folder):
@@ -128,7 +128,7 @@ def check_whole(name, path):
 
 
 def missing_code(folder):
-    """The first module that `config.json` names and that is not in `folder`: `str` or None."""
+    """The first module of [`code_of`] that is not in `folder`: `str` or None."""
     named = read_json(folder / "config.json").get("auto_map", {})
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise InputError(f"{folder / 'config.json'} is damaged (auto_map: {str(named)[:60]}): save the model again")
@@ -235,7 +235,7 @@ def prepare_repo(name, private=None, revision=None, token=None):
         raise InputError("--push_to_hub, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set: unset it, or push later")
     if token is None and get_token() is None:
         raise InputError("--push_to_hub needs a token: log in with 'hf auth login', set HF_TOKEN, or give --hub_token")
-    if not re.fullmatch(r"[!-~]+", token or get_token()):  # the hub's client would print it
+    if not re.fullmatch(r"[!-~]+", get_token() if token is None else token):  # the hub's client would print it
         raise InputError("the hub's token has a blank, a line end or a letter that no token has: copy it again")
     unreachable = why_unreachable()
     if unreachable is not None:
@@ -306,9 +306,13 @@ def check_pushable(folder):
     for name, file in files.items():
         check_whole(name, file)
     if "config.json" not in files or not any(matches(name, ("model*.safetensors",)) for name in files):
-        raise InputError(f"{folder}: no model (config.json, model.safetensors) in it: give a run's --output_dir")
+        raise InputError(
+            f"{folder}: no model (config.json, model.safetensors; no links to them) in it: give a run's --output_dir"
+        )
     shards = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
-    lacking = sorted(name for name in set(shards.values()) if name not in files)
+    if not isinstance(shards, dict):
+        raise InputError(f"{folder}: model.safetensors.index.json is damaged: save the model again")
+    lacking = sorted({str(name) for name in shards.values()} - files.keys())
     if lacking:
         raise InputError(f"{folder}: model.safetensors.index.json names {lacking[0]}, which is not there")
     if not any(matches(name, TOKENIZER_FILES) for name in files):
@@ -317,4 +321,4 @@ def check_pushable(folder):
         raise InputError(f"{folder} holds an unfinished run: give its command again first")
     missing = missing_code(folder)
     if missing is not None:
-        raise InputError(f"{folder}: config.json names {missing}, which is not there: it would not load")
+        raise InputError(f"{folder}: its code needs {missing}, which is not there: it would not load")

@@ -12,8 +12,7 @@ from .errors import InputError
 def written_whole(path, is_new=False):
     """
     Gives a name, nobody else's, under which a file or a folder is written beside `path`. It takes the place of what is
-    at `path` when the block has ended well; otherwise `path` stays as it is, and nothing else is left. A kill leaves a
-    hidden `.NAME.….partial`.
+    at `path` when the block has ended well; otherwise `path` stays as it is. A kill leaves a hidden `.NAME.….partial`.
 
     Args:
         path (`str` or `Path`): Its folder is made where it is missing; what a link leads to is written.
@@ -26,6 +25,8 @@ def written_whole(path, is_new=False):
         `InputError`: When the system does not let it be written, or something is there that may not be replaced.
     """
     path = Path(path)
+    if not path.name:  # "."
+        path = path.absolute()
     if path.is_symlink():
         if path.is_dir():
             raise InputError(f"{path} is a link to a folder: move it away")

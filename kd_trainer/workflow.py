@@ -289,8 +289,8 @@ def check_optimizer(trainer):
         trainer (`Trainer`): Not yet trained.
     """
     args = trainer.args
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        return  # which make their own, of parts of the model
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or args.optim.value.endswith("layerwise"):
+        return  # which make their own, of parts of the model, or hang it on its weights
     try:
         trainer.create_optimizer()
         steps = 10**6
@@ -585,9 +585,10 @@ def describe_run(run):
 
 
 def data_files(run):
-    """The files that the run reads: `list[str]`."""
-    flags = {**vars(run.data_args), "predict_file": run.run_args.predict_file}
-    return [path for name, path in flags.items() if name.endswith("_file") and path is not None]
+    """The files that the run's flags name: `list[str]`."""
+    flags = {**run.settings, **vars(run.data_args), "predict_file": run.run_args.predict_file}
+    named = [value for name, value in flags.items() if name.endswith("_file") and value is not None]
+    return [path for value in named for path in (value if isinstance(value, list) else [value])]
 
 
 def prediction_path(run):

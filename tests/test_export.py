@@ -236,9 +236,11 @@ def test_the_folder_labels_files_where_torch_is_not_installed(make_any, tokenize
         assert f"{name}.csv" in done.stderr or name == "texts"
         assert not list(tmp_path.glob("new.csv*"))
     # A file without another to write to is no text.
-    for arguments in ([], [tmp_path / "texts.csv"], ["missing.CSV"], [tmp_path], ["--verbose"], ["a", "b", "c"]):
+    for arguments in ([], [tmp_path / "texts.csv"], ["missing.CSV"], ["--verbose"], ["a", "b", "c"]):
         done = run_alone(folder, *arguments)
         assert done.returncode == 2 and "--help" in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+    for text in ("-5 degrees", "moved", "I opened notes.txt", str(tmp_path)):  # moved is a folder here
+        assert run_alone(folder, text).returncode == 0, text
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     spoilt = [{**config, "labels": config["labels"][:-1]}, {**config, "labels": None}, {**config, "part": 3}, {}]
     changes = [("config.json", json.dumps(one).encode()) for one in spoilt]
@@ -489,6 +491,11 @@ def test_a_run_exports_what_it_has_scored(student, capsys):
     assert read_report(folder) == report
     student("--overwrite_output_dir")
     assert [path.name for path in (folder / "onnx").iterdir()] == ["labels.csv"] and "onnx" not in read_report(folder)
+    (folder / "onnx").rename(folder / "mine")
+    (folder / "mine" / "config.json").write_text("mine")
+    (folder / "onnx").symlink_to(folder / "mine")
+    student("--overwrite_output_dir")
+    assert (folder / "mine" / "config.json").read_text() == "mine"
     assert (folder / "plots" / "mine.png").exists() and (folder / "confusion.png").exists()
 
 

@@ -213,6 +213,16 @@ def test_code_and_links_that_are_not_the_models_stay_at_home(hub, folder, tmp_pa
     assert own(hub.files("user/student")) == CARRIED | {"onnx/model.onnx"}
 
 
+def test_all_code_of_the_model_goes_with_it(hub, folder):
+    code = folder / "modeling_student.py"
+    code.write_text("from .helpers import x\n" + code.read_text(encoding="utf-8"), encoding="utf-8")
+    with refused("helpers.py"):
+        command.main([str(folder), "--hub_model_id=user/student"])
+    (folder / "helpers.py").write_text("x = 1\n")
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student")) == CARRIED | BESIDE | {"helpers.py"}
+
+
 def damage(name, content):
     """A function that replaces a file of a folder."""
     return lambda folder: (folder / name).write_bytes(content)
