@@ -62,9 +62,10 @@ class Classifier:
 def read_rows(source):
     """The lines of a csv file, `list[str]` each, the header first; `ValueError` names the file and the line."""
     csv.field_size_limit(sys.maxsize)
+    end = 0
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
-            reader, header, end = csv.reader(file, strict=True), None, 0
+            reader, header = csv.reader(file, strict=True), None
             for row in filter(None, reader):
                 header = header or row
                 if len(row) != len(header):

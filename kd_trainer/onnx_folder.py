@@ -164,6 +164,7 @@ def export_model(folder, model, tokenizer, max_length, formats, texts, labels, c
                 rows[name] |= time_calls(Classifier(partial, FILES[name], threads=1).logits, texts)
                 if teacher_logits is not None:
                     rows[name]["agreement"] = agreement(logits, teacher_logits)
+            check_export_folder(folder)  # what has been put there meanwhile
     except (InputError, OSError):
         raise
     except Exception as error:  # onnxruntime has exceptions of its own

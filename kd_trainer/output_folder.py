@@ -142,7 +142,7 @@ def check_export_folder(folder):
 
 def is_of_export(path):
     """Whether a file in a folder of an export is one that the export has written, or what Python made of it."""
-    if path.name == "__pycache__":
+    if path.name == "__pycache__" and path.is_dir():
         return all(name.startswith("classify.") for name in os.listdir(path))
     return path.is_file() and path.name in WRITTEN[ONNX]
 
@@ -172,6 +172,20 @@ def check_sources(folder, sources):
                 raise InputError(
                     f"--output_dir {folder} holds {source}, which this run reads: choose another --output_dir"
                 )
+
+
+def check_data(folder, files):
+    """
+    Refuses data in a checkpoint of the output folder, which a run removes.
+
+    Args:
+        folder (`Path`): The output folder.
+        files (`list[str]`): That the run reads.
+    """
+    for file in files:
+        parents = Path(file).resolve().parents
+        if any(CHECKPOINT.fullmatch(path.name) and path.parent == folder.resolve() for path in parents):
+            raise InputError(f"{file} lies in a checkpoint of --output_dir {folder}, which is removed: move it away")
 
 
 def last_checkpoint(folder):
@@ -241,7 +255,8 @@ def find_checkpoint(folder, settings, args, overwrite):
             what = "a search" if searched else f"a model ({foreign[0]})"
             raise InputError(f"--output_dir {folder} holds {what} that this run did not make: {cure}")
         return wanted
-    differing = differing_settings(folder, settings) if last is not None or searched else ""
+    has_weights = any(WEIGHTS.fullmatch(path.name) for path in folder.glob("*"))
+    differing = differing_settings(folder, settings) if last is not None or searched or has_weights else ""
     if differing:
         what = "a search" if searched else "an unfinished run"
         raise InputError(f"--output_dir {folder} holds {what} of other settings ({differing}): {cure}")
@@ -287,6 +302,8 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)
+        for name in ("all_results.json", "train_results.json"):  # the Trainer reads them before it writes
+            (folder / name).unlink(missing_ok=True)
         for old in folder.iterdir():
             if CHECKPOINT.fullmatch(old.name):
                 is_left = checkpoint is None or not (old / CHECKPOINT_STATE).exists()

@@ -25,13 +25,11 @@ from .output_folder import REPORT, SCORED, VALIDATION
 from .pairs import sides
 from .robustness import MEASURES
 from .sources import read_object
+from .upload import is_published
 from .whole import written_whole
 
-# Names that a model or a run has for its own files, of those that end as predictions may.
-MODEL_FILE = re.compile(
-    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|report|clock|tune|"
-    r"trainer_state|(all|train|eval)_results)\.json"
-)
+# Names that a run has for its own files, besides those that are published.
+RUN_FILE = re.compile(r"(clock|tune|trainer_state|\w+_config|(all|train|eval|test)_results|.+\.index)\.json")
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
 COLUMNS = {
     "accuracy": "{:.4f}",
@@ -317,7 +315,7 @@ def check_prediction_file(path, overwrite, sources):
             there.
     """
     path = Path(path)
-    if MODEL_FILE.fullmatch(path.name):
+    if any(RUN_FILE.fullmatch(name) or is_published(name) for name in (path.name, path.resolve().name)):
         raise InputError(f"--predict_output {path} has the name of a file of a model or a run: give another")
     if any(Path(source).resolve() == path.resolve() for source in sources):
         raise InputError(f"{path} is read, predictions would replace it: give another --predict_output")

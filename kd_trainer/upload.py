@@ -1,5 +1,6 @@
 """What of a folder goes to the hub: one commit of its files, which takes away what stood for earlier weights."""
 
+import ast
 import contextlib
 import fnmatch
 import json
@@ -116,23 +117,25 @@ def check_whole(name, path):
                 pass
         elif name.endswith(".json"):
             json.loads(path.read_text(encoding="utf-8"))
-            if name in ("config.json", REPORT):
+            if name in ("config.json", "tokenizer.json", "tokenizer_config.json", REPORT):
                 read_object(path, "run it again")
+        elif name.endswith(".py"):
+            ast.parse(path.read_bytes())
         elif name == CARD:
             path.read_text(encoding="utf-8")
     except InputError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SyntaxError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path} is damaged ({reason}) and is not pushed: save the model again") from None
 
 
-def missing_code(folder):
-    """The first module of [`code_of`] that is not in `folder`: `str` or None."""
+def missing_code(folder, files):
+    """The first module of [`code_of`] that is not among the `files` that are pushed: `str` or None."""
     named = read_json(folder / "config.json").get("auto_map", {})
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise InputError(f"{folder / 'config.json'} is damaged (auto_map: {str(named)[:60]}): save the model again")
-    return next((file for file in sorted(code_of(folder)) if not (folder / file).is_file()), None)
+    return next(iter(sorted(code_of(folder) - files.keys())), None)
 
 
 def stale_files(there, files, keeps_checkpoints):
@@ -315,10 +318,11 @@ def check_pushable(folder):
     lacking = sorted({str(name) for name in shards.values()} - files.keys())
     if lacking:
         raise InputError(f"{folder}: model.safetensors.index.json names {lacking[0]}, which is not there")
-    if not any(matches(name, TOKENIZER_FILES) for name in files):
+    about = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+    if not any(matches(name, TOKENIZER_FILES) and name not in about for name in files):
         raise InputError(f"{folder}: no tokenizer in it: save it beside the model")
     if (folder / RECIPE).exists() and REPORT not in files:
         raise InputError(f"{folder} holds an unfinished run: give its command again first")
-    missing = missing_code(folder)
+    missing = missing_code(folder, files)
     if missing is not None:
         raise InputError(f"{folder}: its code needs {missing}, which is not there: it would not load")

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 import transformers
 from transformers import TrainingArguments, get_scheduler, set_seed
 from transformers.utils.logging import tqdm
@@ -36,6 +37,7 @@ from .output_folder import (
     RECIPE,
     REPORT,
     TrainingClock,
+    check_data,
     check_export_folder,
     check_sources,
     check_writable,
@@ -159,6 +161,7 @@ def start_run(settings, args, data_args, run_args):
         if args.process_index == 0:
             check_writable(prediction_path(run).parent, "the folder of --predict_output")
     if run.wanted_splits and not finished:
+        check_data(run.output_dir, data_files(run))
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
         if not args.do_train and any(run.output_dir.glob("model*.safetensors")):
             raise InputError(
@@ -296,8 +299,10 @@ def check_optimizer(trainer):
         steps = 10**6
         warmup = args.get_warmup_steps(steps)
         scheduler = get_scheduler(args.lr_scheduler_type, trainer.optimizer, warmup, steps, args.lr_scheduler_kwargs)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            [scheduler.step(score) for score in (1.0, 2.0)]
         for share_of in getattr(scheduler, "lr_lambdas", ()):  # of the learning rate, at a step
-            [share_of(step) for step in (0, warmup, steps // 2, steps)]
+            [share_of(step) for step in (0, warmup, steps // 2, steps - 1, steps)]
         trainer.optimizer = None  # the training makes it anew, with the first learning rate
     except Exception as error:  # whatever a value makes an optimizer or a schedule raise
         given = f"--optim {args.optim.value}, --lr_scheduler_type {args.lr_scheduler_type.value}"

@@ -247,6 +247,14 @@ def test_finished_run_is_not_overwritten(distil_flags, tmp_path):
         (["--lr_scheduler_type=polynomial", '--lr_scheduler_kwargs={"lr_end": 9}'], "--lr_scheduler_type polynomial"),
         (["--lr_scheduler_type=cosine", '--lr_scheduler_kwargs={"no": 1}'], "--lr_scheduler_type cosine"),
         (["--lr_scheduler_type=cosine", '--lr_scheduler_kwargs={"num_cycles": "a"}'], "--lr_scheduler_type cosine"),
+        (
+            [
+                "--lr_scheduler_type=reduce_lr_on_plateau",
+                '--lr_scheduler_kwargs={"threshold": "x"}',
+                "--eval_strategy=epoch",
+            ],
+            "plateau",
+        ),
         (["--optim=adagrad", "--optim_args=lr_decay=-1"], "--optim adagrad"),
     ]:
         with refused(found):
@@ -271,6 +279,26 @@ def test_a_model_of_somebody_is_not_written_over(distil_flags, tmp_path, name):
     assert [(path.name, path.read_text()) for path in (tmp_path / "distilled").iterdir()] == [(name, "mine")]
 
 
+@pytest.mark.parametrize("recipe", ["# mine\n", "task: x\n"])
+def test_a_model_beside_a_recipe_of_somebody_is_not_written_over(distil_flags, tmp_path, recipe):
+    (tmp_path / "distilled").mkdir()
+    for name, content in {"recipe.yaml": recipe, "model.safetensors": "mine", "config.json": "{}"}.items():
+        (tmp_path / "distilled" / name).write_text(content)
+    with refused("distilled"):
+        run_distill.main(distil_flags)
+    assert (tmp_path / "distilled" / "model.safetensors").read_text() == "mine"
+    assert (tmp_path / "distilled" / "recipe.yaml").read_text() == recipe
+
+
+def test_data_in_a_checkpoint_is_not_removed(distil_flags, tmp_path):
+    texts = tmp_path / "distilled" / "checkpoint-1" / "sub" / "texts.txt"
+    texts.parent.mkdir(parents=True)
+    texts.write_text("a\n")
+    with refused("lies in a checkpoint", texts):
+        run_distill.main([*distil_flags, f"--unlabeled_file={texts}", "--overwrite_output_dir"])
+    assert texts.exists()
+
+
 def test_what_no_run_has_left_stays(distil_flags, tmp_path):
     folder = tmp_path / "distilled"
     names = ["_push-me/x", "model-old.safetensors", ".notes.partial", "notes/checkpoint-3"]
@@ -293,7 +321,7 @@ def test_what_no_run_has_left_stays(distil_flags, tmp_path):
 def test_predictions_replace_no_file_of_a_model(distil_flags, tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("球队\n", encoding="utf-8")
-    for name in ("config.json", "report.json", "onnx/config.json", "all_results.json"):
+    for name in ("config.json", "report.json", "onnx/config.json", "all_results.json", "emoji.json", "x.index.json"):
         output = f"--predict_output={tmp_path / 'distilled' / name}"
         with refused(name, "--predict_output"):
             run_distill.main([*distil_flags, f"--predict_file={texts}", output, "--overwrite_output_dir"])
