@@ -23,12 +23,11 @@ from .errors import InputError
 from .loading import label_list
 from .output_folder import PLOTS, REPORT, VALIDATION, check_writable
 from .plots import draw_plots
-from .report import read_report, read_scored, table_rows, write_json
+from .report import RUN_ITSELF, read_report, read_scored, table_rows, write_json
 from .sources import file_name, read_object
 
 logger = logging.getLogger("kd_trainer.card")  # its name with python -m, too
 
-CURE = "give the folder of the run itself, not a copy from the hub"
 METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
 
 
@@ -97,7 +96,9 @@ def explain(folder):
         raise
     except Exception as error:  # whatever comes of values of other types
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(f"{folder}: {REPORT} or another file of the run is damaged ({reason}): {CURE}") from error
+        raise InputError(
+            f"{folder}: {REPORT} or another file of the run is damaged ({reason}): {RUN_ITSELF}"
+        ) from error
 
 
 def read_run(folder, examples=None):
@@ -118,7 +119,7 @@ def read_run(folder, examples=None):
         raise InputError(
             f"{folder}: no finished run with a model ({REPORT}, config.json): give the --output_dir of one"
         )
-    report, config = read_report(folder, CURE), read_object(folder / "config.json", CURE)
+    report, config = read_report(folder, RUN_ITSELF), read_object(folder / "config.json", RUN_ITSELF)
     with explain(folder):
         names, rows = report["labels"], report["data"]["rows"][report["split"]]
         labels, logits = read_scored(folder)
@@ -136,6 +137,12 @@ def read_run(folder, examples=None):
             raise KeyError("teacher, student or distilled")
         card_data(folder, report).to_yaml(), card_text(folder, report)  # fail now, if they do
     return report, labels, logits
+
+
+def check_rewritable(folder, what="folder"):
+    """Refuses a run's folder, `what` (`str`) for the message, whose report, card and plots cannot be written anew."""
+    check_writable(folder, what, "give it write permission")
+    check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
 
 
 def rewrite(folder, overwrite=False, examples=None):
@@ -156,8 +163,7 @@ def rewrite(folder, overwrite=False, examples=None):
             f"{folder / CARD} was written or edited by somebody: move it away, or replace it with --overwrite"
         )
     report, labels, logits = read_run(folder, examples)
-    check_writable(folder, "folder", "give it write permission")
-    check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
+    check_rewritable(folder)
     with explain(folder):
         write_card(folder, report, labels, logits, overwrite)
         write_json(folder / REPORT, report)

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from .answers import teacher_answers
 from .arguments import DataArguments, ModelArguments, check_size, is_number
-from .card import read_run, rewrite
+from .card import check_rewritable, read_run, rewrite
 from .card_file import CARD, is_unchanged
 from .console import OneLineErrors, log_to_terminal, run_console
 from .data import load_data
@@ -26,7 +26,7 @@ from .deferral import MARGIN, choose_cascade, confidences, coverage_curve, forma
 from .errors import InputError
 from .inference import predict_logits
 from .loading import check_pairs, first_given, fit_length, label_list, load_classifier, load_tokenizer
-from .output_folder import PLOTS, REPORT, SCORED, check_writable
+from .output_folder import PLOTS, REPORT, SCORED
 from .pairs import digest_texts, texts_of
 from .plots import STYLE, new_figure, save
 from .report import measure_speed, prediction_rows, read_report, write_json
@@ -330,8 +330,7 @@ def main(argv):
     if Path(data_args.validation_file).resolve() == Path(data_args.test_file).resolve():
         raise InputError(f"--validation_file and --test_file are both {data_args.test_file}: {OTHER_TEXTS}")
     # What is to be written at the end.
-    check_writable(folder, "student", "give it write permission")
-    check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
+    check_rewritable(folder, "student")
     report = read_report(folder, "mend or remove it") if (folder / REPORT).exists() else {}
     is_described = is_unchanged(folder / CARD) and (folder / SCORED).exists()
     if is_described:

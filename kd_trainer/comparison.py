@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import numpy as np
-from safetensors import SafetensorError
 
 from .arguments import DataArguments
 from .errors import InputError
@@ -14,6 +13,7 @@ from .robustness import MEASURES
 from .significance import SeedVariance, holm, paired_test
 
 LEVEL = 0.05
+CURE = "remove the folder, the run is then done again"
 # What a run's data follow from: runs that agree in these must have seen the same.
 DATA_FLAGS = {*(field.name for field in dataclasses.fields(DataArguments)), "teacher_column"}
 
@@ -37,15 +37,14 @@ def read_runs(experiment, seeds, output_dir):
         folder = experiment.folder(output_dir, seed)
         if not (folder / REPORT).exists():
             continue
+        labels, logits = read_scored(folder, cure=CURE)
         try:
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-            labels, logits = read_scored(folder)
             reports[seed] = {**report[experiment.row], "settings": report["settings"]}
             correct.append(logits[experiment.row].argmax(axis=-1) == labels)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): remove the "
-                "folder, the run is then done again"
+                f"{folder}: {REPORT} or {SCORED} is missing or damaged ({' '.join(str(error).split())}): {CURE}"
             ) from None
         scored_on.add((labels.tobytes(), report.get("texts_sha256")))
         data_flags = {name: report["settings"][name] for name in DATA_FLAGS & report["settings"].keys()}

@@ -47,6 +47,12 @@ def log_to_terminal(form="%(message)s"):
     logging.getLogger("kd_trainer").setLevel(logging.INFO)
 
 
+def stop(message, code):
+    """Ends the script with one line and an exit code."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
 def run_console(main, make_parser=None):
     """
     Runs a script's `main` for a person at a terminal: a mistake of theirs is one line and exit code 2, a hub that fails
@@ -65,16 +71,13 @@ def run_console(main, make_parser=None):
         else:
             main(argv)
     except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        stop(error, 2)
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {error.filename}: {error.strerror}: check the path", file=sys.stderr)
-        sys.exit(2)
+        stop(f"{error.filename}: {error.strerror}: check the path", 2)
     except HubError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(3)
+        stop(error, 3)
     except KeyboardInterrupt as error:  # a training says in it where it would go on
         print(f"interrupted: {error}" if error.args else "interrupted", file=sys.stderr)
         sys.exit(130)

@@ -28,6 +28,7 @@ from .sources import read_object
 from .upload import is_published
 from .whole import written_whole
 
+RUN_ITSELF = "give the folder of the run itself, not a copy from the hub"
 # Names that a run has for its own files, besides those that are published.
 RUN_FILE = re.compile(r"(clock|tune|trainer_state|\w+_config|(all|train|eval|test)_results|.+\.index)\.json")
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "scikit-learn")
@@ -253,12 +254,13 @@ def write_scored(folder, labels, logits, is_reported=True):
         save_file({"labels": labels, **tensors}, partial)
 
 
-def read_scored(folder, is_reported=True):
+def read_scored(folder, is_reported=True, cure=RUN_ITSELF):
     """
     What [`write_scored`] has kept: `tuple` of the labels and the logits by row.
 
     Raises:
-        `InputError`: When it is missing or damaged: arrays that are no labels and logits of the same rows.
+        `InputError`: With the `cure` (`str`), when it is missing or damaged: arrays that are no labels and logits of
+            the same rows.
     """
     path = folder / (SCORED if is_reported else VALIDATION)
     try:
@@ -273,10 +275,7 @@ def read_scored(folder, is_reported=True):
         if not all(np.isfinite(array).all() for array in logits.values()):
             raise ValueError("logits that are not finite")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({' '.join(str(error).split())}): give the folder of the run itself, not a "
-            "copy from the hub"
-        ) from None
+        raise InputError(f"{path} is missing or damaged ({' '.join(str(error).split())}): {cure}") from None
     return labels, logits
 
 

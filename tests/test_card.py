@@ -22,7 +22,8 @@ import run_student
 import run_teacher
 from kd_trainer import card
 from kd_trainer.card_file import is_unchanged
-from kd_trainer.card_sections import card_text
+from kd_trainer.card_sections import PICTURES, card_text
+from kd_trainer.output_folder import PLOTS, WRITTEN
 from kd_trainer.report import read_scored, table_rows, write_scored
 
 PROJECT = Path(__file__).parent.parent
@@ -172,6 +173,10 @@ def test_names_of_the_hub_are_linked_and_in_the_metadata(copy_of):
     assert 'model="me/student"' in text
     report["sources"]["teachers"] = []
     assert card.card_data(folder, report).base_model == "user/start"
+
+
+def test_every_picture_of_a_card_is_a_file_that_a_push_takes_and_a_new_run_removes():
+    assert {f"{name}.png" for name in PICTURES} == set(WRITTEN[PLOTS])
 
 
 def test_an_export_is_told_of(copy_of):
