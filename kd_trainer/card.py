@@ -21,7 +21,7 @@ from .card_sections import card_text, model_name
 from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
 from .loading import label_list
-from .output_folder import PLOTS, REPORT, VALIDATION, check_writable
+from .output_folder import PLOTS, REPORT, SCORED, VALIDATION, check_writable, lock
 from .plots import draw_plots
 from .report import RUN_ITSELF, read_report, read_scored, table_rows, write_json
 from .sources import file_name, read_object
@@ -103,7 +103,8 @@ def explain(folder):
 
 def read_run(folder, examples=None):
     """
-    What a finished run has left for its card, checked so far that the card can be written.
+    What a finished run has left for its card, checked so far that the card can be written; what else would write into
+    the folder waits from now on.
 
     Args:
         folder (`Path`): The output folder.
@@ -113,12 +114,14 @@ def read_run(folder, examples=None):
         `tuple`: The report (`dict`) with what this version knows to say of it; labels and logits, see [`write_scored`].
 
     Raises:
-        `InputError`: For a folder without a finished run, and files that are damaged or do not belong together.
+        `InputError`: For a folder without a finished run, or that cannot be written, and files that are damaged or do
+            not belong together.
     """
     if not (folder / REPORT).is_file() or not (folder / "config.json").is_file():
         raise InputError(
             f"{folder}: no finished run with a model ({REPORT}, config.json): give the --output_dir of one"
         )
+    check_rewritable(folder)
     report, config = read_report(folder, RUN_ITSELF), read_object(folder / "config.json", RUN_ITSELF)
     with explain(folder):
         names, rows = report["labels"], report["data"]["rows"][report["split"]]
@@ -140,9 +143,13 @@ def read_run(folder, examples=None):
 
 
 def check_rewritable(folder, what="folder"):
-    """Refuses a run's folder, `what` (`str`) for the message, whose report, card and plots cannot be written anew."""
+    """
+    Refuses a run's folder, `what` (`str`) for the message, whose report, card and plots cannot be written anew, or are
+    being written; from now on no other process writes into it.
+    """
     check_writable(folder, what, "give it write permission")
     check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
+    lock(folder)
 
 
 def rewrite(folder, overwrite=False, examples=None):
@@ -155,18 +162,21 @@ def rewrite(folder, overwrite=False, examples=None):
         examples (`int`, *optional*): How many of the quoted texts stay; all of them without it.
 
     Raises:
-        `InputError`: As [`read_run`]; for a card that somebody has written or edited, and a folder that cannot be
-            written. Nothing is then changed.
+        `InputError`: As [`read_run`], and for a card that somebody has written or edited. Nothing is then changed.
     """
     if (folder / CARD).exists() and not overwrite and not is_unchanged(folder / CARD):
         raise InputError(
             f"{folder / CARD} was written or edited by somebody: move it away, or replace it with --overwrite"
         )
     report, labels, logits = read_run(folder, examples)
-    check_rewritable(folder)
     with explain(folder):
         write_card(folder, report, labels, logits, overwrite)
         write_json(folder / REPORT, report)
+
+
+def has_own_card(folder):
+    """Whether the run in `folder` (`Path`) has a card that nobody has edited, and what [`rewrite`] needs."""
+    return is_unchanged(folder / CARD) and (folder / SCORED).exists()
 
 
 def make_parser():

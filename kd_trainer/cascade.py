@@ -18,15 +18,14 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from .answers import teacher_answers
 from .arguments import DataArguments, ModelArguments, check_size, is_number
-from .card import check_rewritable, read_run, rewrite
-from .card_file import CARD, is_unchanged
+from .card import check_rewritable, has_own_card, read_run, rewrite
 from .console import OneLineErrors, log_to_terminal, run_console
 from .data import load_data
 from .deferral import MARGIN, choose_cascade, confidences, coverage_curve, format_cascade
 from .errors import InputError
 from .inference import predict_logits
 from .loading import check_pairs, first_given, fit_length, label_list, load_classifier, load_tokenizer
-from .output_folder import PLOTS, REPORT, SCORED
+from .output_folder import PLOTS, REPORT
 from .pairs import digest_texts, texts_of
 from .plots import STYLE, new_figure, save
 from .report import measure_speed, prediction_rows, read_report, write_json
@@ -45,6 +44,13 @@ def load(model, args, what):
     if not isinstance(model, (str, Path)):
         raise InputError(f"{what}: {type(model).__name__} is none: give a folder, a name, or (model, tokenizer)")
     return load_classifier(str(model), args, what=what), load_tokenizer(str(model), args, f"{what}'s tokenizer")
+
+
+def check_other(student, teacher):
+    """Refuses a teacher that is the student itself, by their names; a model without one (`""`, no `str`) is another."""
+    is_named = student and isinstance(teacher, str | Path)
+    if is_named and Path(student).resolve() == Path(teacher).resolve():
+        raise InputError(f"teacher {teacher} is the student itself: give the model that it is to ask")
 
 
 def cascade_settings(config):
@@ -132,6 +138,7 @@ class CascadeClassifier:
         max_seq_length = first_given(max_seq_length, settings.get("max_seq_length"), DataArguments.max_seq_length)
         self.max_length = fit_length(max_seq_length, self.tokenizer, self.student.config, "max_seq_length")
         teacher = settings.get("teacher") if teacher is None else teacher
+        check_other(self.student.name_or_path, teacher)
         if teacher is None:
             raise InputError("no teacher: give its folder or its name on the hub")
         self.teacher, self.teacher_tokenizer = teacher, None
@@ -325,14 +332,13 @@ def main(argv):
         raise InputError(f"{folder}: no such folder: give that of a saved student")
     if not 0 <= flags["margin"] < math.inf:
         raise InputError(f"--margin is {flags['margin']}: it must be a number from 0")
-    if Path(flags["teacher"]).resolve() == folder.resolve():
-        raise InputError(f"--teacher {flags['teacher']} is the student itself: give the model that it is to ask")
+    check_other(folder, flags["teacher"])
     if Path(data_args.validation_file).resolve() == Path(data_args.test_file).resolve():
         raise InputError(f"--validation_file and --test_file are both {data_args.test_file}: {OTHER_TEXTS}")
     # What is to be written at the end.
     check_rewritable(folder, "student")
     report = read_report(folder, "mend or remove it") if (folder / REPORT).exists() else {}
-    is_described = is_unchanged(folder / CARD) and (folder / SCORED).exists()
+    is_described = has_own_card(folder)
     if is_described:
         read_run(folder)
     model_args = ModelArguments(trust_remote_code=flags["trust_remote_code"])

@@ -13,8 +13,7 @@ import logging
 from pathlib import Path
 
 from .arguments import DataArguments, ExportArguments, ModelArguments
-from .card import rewrite
-from .card_file import CARD, is_unchanged
+from .card import has_own_card, rewrite
 from .console import log_to_terminal, run_console
 from .data import load_data
 from .errors import InputError
@@ -30,6 +29,7 @@ logger = logging.getLogger("kd_trainer.export")  # its name with python -m, too
 
 # Flags that say where the rows come from: one that is given stands for all of them.
 SOURCES = {"train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name"}
+REPORT_CURE = "remove it, or run it again"
 
 
 class ExportParser(ScriptParser):
@@ -112,7 +112,7 @@ def main(argv):
         raise InputError(f"{folder} is there already: choose another --output_dir, or give --overwrite_output_dir")
     check_export_folder(folder)
     check_writable(folder.parent, "--output_dir")
-    report = read_report(source, "remove it, or run it again") if (source / REPORT).exists() else None
+    report = read_report(source, REPORT_CURE) if (source / REPORT).exists() else None
     split = choose_split(report, given, data_args)
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=export_args.trust_remote_code)
     labels = named_labels(load_config(name, model_args))
@@ -140,10 +140,11 @@ def main(argv):
     )
     shown = exported
     if is_reported:
+        report = read_report(source, REPORT_CURE)  # as it is under the lock
         report = with_rows({key: value for key, value in report.items() if key not in FILES}, exported)
         write_json(source / REPORT, report)
         shown = table_rows(report)
-        if is_unchanged(source / CARD) and (source / SCORED).exists():
+        if has_own_card(source):
             rewrite(source)
     print(
         f"\n{split} split, {len(rows)} rows\n{format_table(shown)}\n",

@@ -35,6 +35,7 @@ WRITTEN = {
     ONNX: ("model.onnx", "model_int8.onnx", "tokenizer.json", "config.json", "classify.py"),
     PLOTS: ("accuracy_latency.png", "confusion.png", "reliability.png", "training.png", "cascade.png"),
 }
+OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # lie in any folder that somebody has looked into
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -141,10 +142,10 @@ def check_export_folder(folder):
 
 
 def is_of_export(path):
-    """Whether a file in a folder of an export is one that the export has written, or what Python made of it."""
+    """Whether a file in a folder of an export is one that the export has written, or what Python or a desktop made."""
     if path.name == "__pycache__" and path.is_dir():
         return all(name.startswith("classify.") for name in os.listdir(path))
-    return path.is_file() and path.name in WRITTEN[ONNX]
+    return path.is_file() and path.name in (*WRITTEN[ONNX], *OF_DESKTOPS)
 
 
 def remove_written(folder, name):
@@ -251,8 +252,9 @@ def find_checkpoint(folder, settings, args, overwrite):
     searched = (folder / SEARCH).exists()
     if not (folder / RECIPE).exists():
         foreign = sorted(path.name for path in folder.glob("*") if MODEL.fullmatch(path.name))
-        if foreign or searched:
-            what = "a search" if searched else f"a model ({foreign[0]})"
+        plots = [name for name in WRITTEN[PLOTS] if os.path.lexists(folder / PLOTS / name)]
+        if foreign or plots or searched:
+            what = "a search" if searched else f"a model ({foreign[0]})" if foreign else f"{PLOTS}/{plots[0]}"
             raise InputError(f"--output_dir {folder} holds {what} that this run did not make: {cure}")
         return wanted
     has_weights = any(WEIGHTS.fullmatch(path.name) for path in folder.glob("*"))
@@ -332,7 +334,7 @@ def lock(folder):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"--output_dir {folder}: another run writes into it: wait for it, or choose another") from None
+        raise InputError(f"{folder}: another run writes into it: wait for it, or choose another folder") from None
     locked[folder.resolve()] = file
 
 

@@ -1,12 +1,15 @@
 """Tiny models, tokenizers and data that every test may use; nothing is downloaded."""
 
 import os
+import subprocess
+import sys
 
 # Before transformers is imported: no test may ask the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import datasets
 import pytest
@@ -34,6 +37,20 @@ def refused(*parts):
     message = str(caught.value)
     assert message and "\n" not in message
     assert all(str(part) in message for part in parts), message
+
+
+@contextmanager
+def held(folder):
+    """Another process writes into `folder`, until it is killed at the end of the block."""
+    hold = "import sys; from pathlib import Path; from kd_trainer.output_folder import lock; lock(Path(sys.argv[1]));"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold + "print('held', flush=True); input()", folder],
+        cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.kill()
 
 
 def make_rows(size, seed=0, length=(3, 9)):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_NAMES, make_rows, refused
+from conftest import LABEL_NAMES, held, make_rows, refused
 from test_scripts import STUDENT, TEACHER, TRAINING, read_report
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -428,10 +428,30 @@ def test_a_student_is_not_its_own_teacher(finished, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(folder.parent)
     for same in (folder, tmp_path / "link", folder / ".." / "student", "student", "student/"):
-        with refused("--teacher", "the student itself"):
+        with refused("teacher", "the student itself"):
             main([str(folder), f"--teacher={same}", *flags])
     with refused("the student itself"):
         main([str(tmp_path / "link"), f"--teacher={folder}", *flags])
+    for student, same in ((folder, folder), (str(folder), tmp_path / "link"), (str(tmp_path / "link"), str(folder))):
+        with refused("teacher", "the student itself"):
+            CascadeClassifier(student, same, threshold=0.5)
+
+
+def test_a_model_without_a_name_is_nobodys_teacher(pair, tmp_path, monkeypatch):
+    _, teacher = save_pair(pair, tmp_path)
+    monkeypatch.chdir(teacher)  # which is also what an empty name resolves to
+    student = (type(pair[0][0])(pair[0][0].config), pair[0][1])
+    assert student[0].name_or_path == ""
+    assert CascadeClassifier(student, ".", threshold=0.5)("球队")["label"] in student[0].config.label2id
+
+
+def test_the_command_waits_for_what_else_writes_into_the_folder(finished, tmp_path):
+    folder, flags, teacher = finished
+    folder = shutil.copytree(folder, tmp_path / "student")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with held(folder), refused("another run writes into it"):
+        main([str(folder), f"--teacher={teacher}", *flags])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_threshold_is_not_judged_on_the_texts_that_chose_it(finished, tmp_path):

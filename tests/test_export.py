@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -392,6 +393,18 @@ def test_no_export_replaces_what_it_has_not_written(trained, tmp_path, kept):
     shutil.copytree(folder, tmp_path / "other", ignore=lambda *_: [kept.split("/")[0], "classify.py"])
     with refused("no export"):
         export_model(tmp_path / "other", model, tokenizer, 16, ["onnx"], texts, labels)
+
+
+def test_what_desktops_leave_in_a_folder_is_nobodys_file(trained, tmp_path):
+    model, tokenizer, texts, labels = trained
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, labels)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "onnx" / name).write_bytes(b"x")
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx-int8"], texts, labels)
+    assert "model_int8.onnx" in os.listdir(tmp_path / "onnx") and ".DS_Store" not in os.listdir(tmp_path / "onnx")
+    (tmp_path / "onnx" / ".DS_Store").mkdir()
+    with refused("holds .DS_Store"):
+        export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, labels)
 
 
 def test_two_exports_into_one_folder_leave_a_whole_one(trained, tmp_path, monkeypatch):

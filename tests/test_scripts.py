@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import LABEL_NAMES, make_rows, refused
+from conftest import LABEL_NAMES, held, make_rows, refused
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -279,6 +279,17 @@ def test_a_model_of_somebody_is_not_written_over(distil_flags, tmp_path, name):
     assert [(path.name, path.read_text()) for path in (tmp_path / "distilled").iterdir()] == [(name, "mine")]
 
 
+def test_plots_of_somebody_are_not_written_over(distil_flags, tmp_path):
+    plot = tmp_path / "distilled" / "plots" / "confusion.png"
+    plot.parent.mkdir(parents=True)
+    for make in (lambda: plot.write_text("mine"), lambda: plot.symlink_to(tmp_path / "nowhere")):
+        make()
+        with refused("holds plots/confusion.png"):
+            run_distill.main(distil_flags)
+        assert [*(tmp_path / "distilled").rglob("*")] == [plot.parent, plot]
+        plot.unlink()
+
+
 @pytest.mark.parametrize("recipe", ["# mine\n", "task: x\n"])
 def test_a_model_beside_a_recipe_of_somebody_is_not_written_over(distil_flags, tmp_path, recipe):
     (tmp_path / "distilled").mkdir()
@@ -455,16 +466,8 @@ def test_killed_run_does_not_continue_on_other_data(data, tmp_path):
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
-    hold = "import sys; from pathlib import Path; from kd_trainer.output_folder import lock; lock(Path(sys.argv[1]));"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold + "print('held', flush=True); input()", tmp_path],
-        cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match="another run writes into it"):
+    with held(tmp_path), pytest.raises(InputError, match="another run writes into it"):
         lock(tmp_path)
-    holder.kill()
-    holder.wait()
     lock(tmp_path)  # a kill lets go
 
 
