@@ -16,13 +16,13 @@ from transformers import PreTrainedConfig
 
 from .analysis import analyse, subject_of
 from .arguments import check_sizes
-from .card_file import CARD, is_unchanged, write_card_file
+from .card_file import CARD, is_unchanged, make_card, write_card_file
 from .card_sections import card_text, model_name
 from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
 from .loading import label_list
-from .output_folder import PLOTS, REPORT, SCORED, VALIDATION, check_writable, lock
-from .plots import draw_plots
+from .output_folder import PLOTS, REPORT, SCORED, VALIDATION, check_places, check_writable, lock
+from .plots import draw_plots, read_history
 from .report import RUN_ITSELF, read_report, read_scored, table_rows, write_json
 from .sources import file_name, read_object
 
@@ -123,6 +123,7 @@ def read_run(folder, examples=None):
         )
     check_rewritable(folder)
     report, config = read_report(folder, RUN_ITSELF), read_object(folder / "config.json", RUN_ITSELF)
+    read_history(folder)  # fails now, if it does
     with explain(folder):
         names, rows = report["labels"], report["data"]["rows"][report["split"]]
         labels, logits = read_scored(folder)
@@ -138,7 +139,7 @@ def read_run(folder, examples=None):
         report["disagreements"] = report.get("disagreements", [])[:examples]
         if subject_of(table_rows(report)) is None:
             raise KeyError("teacher, student or distilled")
-        card_data(folder, report).to_yaml(), card_text(folder, report)  # fail now, if they do
+        make_card(folder / CARD, card_data(folder, report), card_text(folder, report))  # fails now, if it does
     return report, labels, logits
 
 
@@ -148,7 +149,8 @@ def check_rewritable(folder, what="folder"):
     being written; from now on no other process writes into it.
     """
     check_writable(folder, what, "give it write permission")
-    check_writable(folder / PLOTS, "plots", "move it away, or give it write permission")
+    check_places(folder)
+    check_writable(folder / PLOTS, "plots", "give it write permission")
     lock(folder)
 
 

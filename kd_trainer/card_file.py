@@ -90,20 +90,35 @@ def write_card_file(path, data, text, overwrite=False):
     """
     if path.exists() and not overwrite and not is_unchanged(path):
         raise InputError(f"{path} was written or edited by somebody: move it away, or replace it with --overwrite")
+    card = make_card(path, data, text)
+    with written_whole(path) as partial:
+        card.save(partial)
+
+
+def make_card(path, data, text):
+    """
+    The card that [`write_card_file`] writes, as `huggingface_hub.ModelCard`.
+
+    Raises:
+        `InputError`: For metadata of a person's that no card can keep.
+    """
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n{text.strip()}\n")
     if path.exists():
         keep_metadata(card, path)
     card.text = f"\n{text.strip()}\n\n<!-- kd_trainer's card, sha256 of its text: {digest(text)} -->\n"
-    with written_whole(path) as partial:
-        card.save(partial)
+    return card
 
 
 def keep_metadata(card, path):
     """Gives a new card what a person has added to the metadata of the old one at `path`."""
     try:
-        old = read_card(path).data.to_dict()
+        data = read_card(path).data
     except ValueError:  # which the person has been told of, or has said --overwrite
         return
+    hidden = next((name for name in vars(data) if callable(getattr(type(data), name, None))), None)
+    if hidden is not None:  # a method of the hub's class
+        raise InputError(f"{path}: its metadata name {hidden}, which no card can hold: rename or remove it")
+    old = data.to_dict()
     for name, value in old.items():
         if name not in OWN_METADATA:
             card.data[name] = value

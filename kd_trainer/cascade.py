@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ OTHER_TEXTS = "a threshold is judged on other texts than those that it was chose
 
 def load(model, args, what):
     """`(model, tokenizer)` of a folder or a name on the hub; what is a tuple already is given back."""
-    if isinstance(model, tuple) and len(model) == 2:
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], PreTrainedModel) and callable(model[1]):
         return model
     if not isinstance(model, (str, Path)):
         raise InputError(f"{what}: {type(model).__name__} is none: give a folder, a name, or (model, tokenizer)")
@@ -48,8 +49,10 @@ def load(model, args, what):
 
 def check_other(student, teacher):
     """Refuses a teacher that is the student itself, by their names; a model without one (`""`, no `str`) is another."""
-    is_named = student and isinstance(teacher, str | Path)
-    if is_named and Path(student).resolve() == Path(teacher).resolve():
+    if not student or not isinstance(teacher, str | Path):
+        return
+    are_there = os.path.exists(student) and os.path.exists(teacher)
+    if str(student) == str(teacher) or are_there and os.path.samefile(student, teacher):
         raise InputError(f"teacher {teacher} is the student itself: give the model that it is to ask")
 
 

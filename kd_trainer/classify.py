@@ -116,7 +116,11 @@ def load():
     """The classifier in this folder, once it has answered something."""
     try:
         classifier = Classifier()
-        columns = len(classifier.config["columns"])
+        names = classifier.config["columns"]  # of each text, those that it may have
+        columns = len(names)
+        is_whole = all(isinstance(of_text, list) and of_text and all(map(str.strip, of_text)) for of_text in names)
+        if columns not in (1, 2) or not is_whole:
+            raise ValueError(f"columns: {names}")
         (logits,) = classifier.logits(["a" if columns == 1 else ("a", "b")])
         if len(logits) != len(classifier.config["labels"]):
             raise ValueError(f"{len(classifier.config['labels'])} labels for {len(logits)} answers")
@@ -130,9 +134,12 @@ def main(given):
     """Does what the command line `given` (`list[str]`) says."""
     if given in (["-h"], ["--help"]):
         return print(__doc__.strip())
-    given = [os.fsencode(word).decode("utf-8") for word in given]  # whatever the terminal's language
+    try:
+        given = [os.fsencode(word).decode("utf-8") for word in given]  # whatever the terminal's language
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the command line is no UTF-8 ({error.reason}): put the text into a csv file") from None
     classifier, columns = load()
-    if len(given) == 2 and given[0].lower().endswith(".csv"):
+    if len(given) == 2 and given[0].lower().endswith(".csv") and not given[1].startswith("--"):
         return label_file(classifier, *given)
     # A text may speak of a file, and stand beside a folder of its name.
     endings = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")

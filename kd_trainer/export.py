@@ -13,17 +13,17 @@ import logging
 from pathlib import Path
 
 from .arguments import DataArguments, ExportArguments, ModelArguments
-from .card import has_own_card, rewrite
+from .card import check_rewritable, has_own_card, read_run, rewrite
 from .console import log_to_terminal, run_console
 from .data import load_data
 from .errors import InputError
 from .loading import check_pairs, fit_length, load_classifier, load_config, load_tokenizer, named_labels
 from .onnx_folder import FILES, export_model
 from .onnx_graph import check_packages
-from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_export_folder, check_writable, lock
+from .output_folder import ONNX, RECIPE, REPORT, SCORED, check_export_folder, check_writable
 from .pairs import digest_texts, texts_of
 from .recipes import ScriptParser, read_recipe
-from .report import format_table, read_report, read_scored, table_rows, with_rows, write_json
+from .report import RUN_ITSELF, format_table, read_report, read_scored, table_rows, with_rows, write_json
 
 logger = logging.getLogger("kd_trainer.export")  # its name with python -m, too
 
@@ -67,7 +67,20 @@ def data_flags(folder, given):
     if given.keys() & SOURCES:
         kept -= SOURCES
     settings = read_recipe(folder / RECIPE)
-    return [f"--{name}={value}" for name, value in settings.items() if name in kept and value is not None]
+    flags = {name: value for name, value in settings.items() if name in kept and value is not None}
+    odd = next((name for name, value in flags.items() if isinstance(value, list | dict)), None)
+    if odd is not None:
+        raise InputError(f"{folder / RECIPE} is damaged ({odd} is {flags[odd]!r:.60}): {REPORT_CURE}")
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def parse_flags(parser, folder, given, argv):
+    """The objects of `argv` on top of the [`data_flags`] of the model's run, whose mistakes are those of its recipe."""
+    parser.parse(argv)
+    try:
+        return parser.parse([*data_flags(folder, given), *argv])
+    except InputError as error:
+        raise InputError(f"{folder / RECIPE}: {error}") from None
 
 
 def choose_split(report, given, data_args):
@@ -104,7 +117,7 @@ def main(argv):
         raise InputError("no model: name the folder of a trained one (--help shows how)")
     check_packages()
     source = Path(name)
-    export_args, data_args, *_ = parser.parse([*data_flags(source, given), *argv])
+    export_args, data_args, *_ = parse_flags(parser, source, given, argv)
     if export_args.output_dir is None and not source.exists():
         raise InputError(f"{name} is no folder: check the path, or for a model on the hub name an --output_dir")
     folder = source / ONNX if export_args.output_dir is None else Path(export_args.output_dir)
@@ -128,11 +141,15 @@ def main(argv):
     max_length = fit_length(data_args.max_seq_length, tokenizer, model.config)
     rows = data.splits[split]
     is_reported = report is not None and report.get("texts_sha256") == digest_texts(rows)
-    if is_reported:
-        lock(source)  # its report is written anew
     teacher_logits = None
-    if is_reported and (source / SCORED).exists():
-        teacher_logits = read_scored(source)[1].get("teacher")
+    if is_reported:
+        check_rewritable(source)
+        if has_own_card(source):
+            read_run(source)  # fails now, if it does
+        if (source / SCORED).exists():
+            teacher_logits = read_scored(source)[1].get("teacher")
+        if teacher_logits is not None and teacher_logits.shape != (len(rows), model.config.num_labels):
+            raise InputError(f"{source / SCORED} is of other rows or labels than the {split} split: {RUN_ITSELF}")
     columns = [data_args.text_column, *([data_args.text_pair_column] if data.has_pairs else [])]
     texts, formats = texts_of(rows)[:], export_args.export
     exported = export_model(

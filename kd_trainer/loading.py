@@ -36,7 +36,7 @@ SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "rob
 def check_exists(name, what):
     """Refuses a path that does not exist, before `transformers` takes it for a name on the hub."""
     looks_local = Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
-    if looks_local and not Path(name).exists():
+    if looks_local and not os.path.exists(name):  # which takes any text, where Path.exists may raise
         raise InputError(f"{what} {name}: no such folder: check the path")
 
 
@@ -48,9 +48,9 @@ def check_folder(name, what):
         `InputError`: For a path that does not exist, holds no `config.json` or no safetensors weights.
     """
     check_exists(name, what)
-    path = Path(name)
-    if not path.exists():
+    if not os.path.exists(name):
         return
+    path = Path(name)
     if not (path / "config.json").is_file():
         raise InputError(f"{what} {name}: no config.json in it: give the folder of a saved model")
     if not any(path.glob("model*.safetensors")):
@@ -85,7 +85,7 @@ def hub_is_missed():
 
 def load_or_explain(load, what, name, **kwargs):
     """`load(name, **kwargs)`, its failure said in one line."""
-    missed = None if Path(name).exists() else hub_is_missed()
+    missed = None if os.path.exists(name) else hub_is_missed()
     if missed is not None:
         kwargs["local_files_only"] = True  # else the hub's client tries for half a minute, at every file
     try:

@@ -35,18 +35,18 @@ WRITTEN = {
     ONNX: ("model.onnx", "model_int8.onnx", "tokenizer.json", "config.json", "classify.py"),
     PLOTS: ("accuracy_latency.png", "confusion.png", "reliability.png", "training.png", "cascade.png"),
 }
-OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # lie in any folder that somebody has looked into
 SEARCH, SEARCH_TABLE, BEST = "tune.db", "tune.json", "best.yaml"  # of --tune
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 LEFT_BEHIND = re.compile(r"_push-checkpoint-\d+|\..+\.[0-9a-f]{8}\.partial")  # by a kill
+# A leading _ keeps them off the hub.
+DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
 # What a run would write over, were it a model of somebody's own.
 MODEL = re.compile(
     rf"config\.json|tokenizer(_config)?\.json|modeling_\w+\.py|trainer_state\.json|training_args\.bin|"
     rf"(all|train)_results\.json|{WEIGHTS.pattern}|{CHECKPOINT.pattern}"
 )
-# A leading _ keeps them off the hub.
-DIGEST, LOCK, SCORED, VALIDATION = "_data.sha256", "_lock", "_scored.safetensors", "_validation.safetensors"
+OWN = re.compile("|".join(map(re.escape, (REPORT, RECIPE, DIGEST, SCORED, VALIDATION, CARD))))  # beside the model
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
 # Not kept: secrets, and what only makes sense once.
 UNKEPT_SETTINGS = {
@@ -78,7 +78,7 @@ def saved_settings(folder, cure):
     """
     try:
         settings = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         settings = None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise InputError(f"{folder / RECIPE} is damaged: {cure}")
@@ -121,6 +121,26 @@ def check_writable(folder, flag, cure="choose another"):
                 path.rmdir()
 
 
+def check_places(folder):
+    """
+    Refuses what stands where a run writes, and can neither be written nor replaced: a folder or a dangling link in
+    place of a file, a file in place of the folder of the plots.
+
+    Args:
+        folder (`Path`): The output folder; it need not exist.
+    """
+    files = [path for path in folder.glob("*") if MODEL.fullmatch(path.name) or OWN.fullmatch(path.name)]
+    files = [path for path in files if not CHECKPOINT.fullmatch(path.name)]
+    for path in (*files, *(folder / PLOTS / name for name in WRITTEN[PLOTS])):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, and a run writes a file of that name: move it away")
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link that leads nowhere: remove it")
+    plots = folder / PLOTS
+    if os.path.lexists(plots) and not plots.is_dir():
+        raise InputError(f"{plots} is no folder, and a run writes its plots into one of that name: move it away")
+
+
 def check_export_folder(folder):
     """
     Refuses a folder that an export may not replace, as it holds what no export has written.
@@ -133,7 +153,7 @@ def check_export_folder(folder):
         raise InputError(f"{folder} is a link: {cure}")
     if not folder.exists():
         return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {path.name for path in folder.iterdir() if not is_of_desktop(path)} if folder.is_dir() else set()
     foreign = sorted(name for name in names if not is_of_export(folder / name))
     if foreign:
         raise InputError(f"{folder} holds {foreign[0]}, which no export has written: {cure}")
@@ -142,10 +162,15 @@ def check_export_folder(folder):
 
 
 def is_of_export(path):
-    """Whether a file in a folder of an export is one that the export has written, or what Python or a desktop made."""
+    """Whether a file in a folder of an export is one that the export has written, or what Python made of it."""
     if path.name == "__pycache__" and path.is_dir():
         return all(name.startswith("classify.") for name in os.listdir(path))
-    return path.is_file() and path.name in (*WRITTEN[ONNX], *OF_DESKTOPS)
+    return path.is_file() and path.name in WRITTEN[ONNX]
+
+
+def is_of_desktop(path):
+    """Whether a file is one of those that a desktop leaves in any folder that somebody has looked into."""
+    return path.is_file() and path.name in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def remove_written(folder, name):
@@ -156,6 +181,31 @@ def remove_written(folder, name):
         (folder / name / file).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # there is none, or something of somebody's own is in it
         (folder / name).rmdir()
+
+
+def has_run(folder):
+    """Whether a run has made `folder` its own: its settings and the digest of its data lie there, neither as a link."""
+    return all((folder / name).is_file() and not (folder / name).is_symlink() for name in (RECIPE, DIGEST))
+
+
+def find_foreign(folder):
+    """
+    What in a folder that no run has made its own a run would write over.
+
+    Returns:
+        `str` or None: In words.
+    """
+    names = sorted(path.name for path in folder.glob("*"))
+    if SEARCH in names:
+        return "a search"
+    model = next((name for name in names if MODEL.fullmatch(name)), None)
+    if model is not None:
+        return f"a model ({model})"
+    # A kill leaves the digest alone, no other file and no link.
+    is_left = (folder / DIGEST).is_file() and not (folder / DIGEST).is_symlink() and RECIPE not in names
+    own = [name for name in names if OWN.fullmatch(name) and name != CARD and not (is_left and name == DIGEST)]
+    plots = [f"{PLOTS}/{name}" for name in WRITTEN[PLOTS] if os.path.lexists(folder / PLOTS / name)]
+    return next(iter([*own, *plots]), None)
 
 
 def check_sources(folder, sources):
@@ -239,6 +289,7 @@ def find_checkpoint(folder, settings, args, overwrite):
     for path in sorted(folder.glob("checkpoint-*")):
         if path.is_symlink() or not CHECKPOINT.fullmatch(path.name):
             raise InputError(f"--output_dir {folder} holds {path.name}, which the Trainer may remove: move it away")
+    check_places(folder)
     if overwrite or not folder.exists():
         return wanted
     if (folder / REPORT).exists():
@@ -250,12 +301,10 @@ def find_checkpoint(folder, settings, args, overwrite):
         raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
     last = last_checkpoint(folder)
     searched = (folder / SEARCH).exists()
-    if not (folder / RECIPE).exists():
-        foreign = sorted(path.name for path in folder.glob("*") if MODEL.fullmatch(path.name))
-        plots = [name for name in WRITTEN[PLOTS] if os.path.lexists(folder / PLOTS / name)]
-        if foreign or plots or searched:
-            what = "a search" if searched else f"a model ({foreign[0]})" if foreign else f"{PLOTS}/{plots[0]}"
-            raise InputError(f"--output_dir {folder} holds {what} that this run did not make: {cure}")
+    if not has_run(folder):
+        foreign = find_foreign(folder)
+        if foreign is not None:
+            raise InputError(f"--output_dir {folder} holds {foreign} that this run did not make: {cure}")
         return wanted
     has_weights = any(WEIGHTS.fullmatch(path.name) for path in folder.glob("*"))
     differing = differing_settings(folder, settings) if last is not None or searched or has_weights else ""
@@ -298,7 +347,7 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
                     old.unlink()
             if is_unchanged(folder / CARD):
                 (folder / CARD).unlink()
-            if (folder / RECIPE).exists():  # else nobody knows who wrote them
+            if has_run(folder):  # else nobody knows who wrote them
                 for name in WRITTEN:
                     remove_written(folder, name)
             if (folder / SEARCH).exists():
@@ -313,7 +362,8 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
                 is_left = LEFT_BEHIND.fullmatch(old.name) is not None
             if is_left and not old.is_symlink():
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-        digest.write_text(data_digest)
+        with written_whole(digest) as partial:
+            partial.write_text(data_digest)
         with written_whole(folder / RECIPE) as partial:
             partial.write_text(yaml.safe_dump(plain(settings), allow_unicode=True), encoding="utf-8")
     args.distributed_state.wait_for_everyone()
@@ -326,7 +376,7 @@ def lock(folder):
     if fcntl is None or folder.resolve() in locked:
         return
     try:
-        file = (folder / LOCK).open("w")
+        file = (folder / LOCK).open("a")  # what is in it stays, were it somebody's
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}): give yourself the right to, or copy it"

@@ -1,7 +1,6 @@
 """Pictures of a finished run, drawn from what it has left in its folder."""
 
 import io
-import json
 import logging
 from pathlib import Path
 
@@ -9,11 +8,13 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from .analysis import subject_of
+from .arguments import is_number
 from .calibration import labelled_rows, reliability_bins
 from .errors import InputError
 from .fonts import axis_names, width
 from .output_folder import CHECKPOINT_STATE, PLOTS
 from .report import table_rows
+from .sources import read_json
 from .whole import written_whole
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ STYLE = {
 }
 COLORS = {"teacher": "C0", "student": "C1", "distilled": "C2", "onnx": "C4", "onnx-int8": "C3", "linear": "C7"}
 MARKERS = "osDv^phd<>"
+SCORES = ("eval_accuracy", "eval_f1")  # in the Trainer's log
 
 
 def draw_plots(folder, report, labels, logits):
@@ -220,8 +222,8 @@ def reliability(report, labels, logits):
 def training(folder):
     """The parts of the loss and the scores of the validation split over the epochs."""
     history = read_history(Path(folder))
-    losses = curves(history, lambda key: key == "loss" or key.endswith("_loss") and key != "train_loss")
-    scores = curves(history, lambda key: key in ("eval_accuracy", "eval_f1"))
+    losses = curves(history, is_loss)
+    scores = curves(history, lambda key: key in SCORES)
     scores = {key: (epochs, [100 * value for value in values]) for key, (epochs, values) in scores.items()}
     panels = [panel for panel in ((losses, "loss"), (scores, "validation, %")) if panel[0]]
     if not panels:
@@ -256,11 +258,27 @@ def training(folder):
 
 
 def read_history(folder):
-    """The Trainer's log of a run, `list[dict]`; empty where there is none."""
-    try:
-        return json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError):
+    """
+    The Trainer's log of a run, `list[dict]`, each with its epoch; empty where there is none.
+
+    Raises:
+        `InputError`: When it is damaged.
+    """
+    path = folder / CHECKPOINT_STATE
+    if not path.exists():
         return []
+    history = read_json(path).get("log_history")
+    for entry in history if isinstance(history, list) else [history]:
+        drawn = {name for name in entry if is_loss(name) or name in SCORES} if isinstance(entry, dict) else {None}
+        is_whole = None not in drawn and all(isinstance(entry[name], float | int | None) for name in drawn)
+        if not is_whole or drawn and not is_number(entry.get("epoch")):
+            raise InputError(f"{path} is damaged (log_history: {entry!r:.60}): remove it, it is not drawn then")
+    return history
+
+
+def is_loss(name):
+    """Whether a name in the log is that of a loss or of a part of it."""
+    return name == "loss" or name.endswith("_loss") and name != "train_loss"
 
 
 def curves(history, is_wanted):
@@ -268,7 +286,7 @@ def curves(history, is_wanted):
     found = {}
     for entry in history:
         for key, value in entry.items():
-            if is_wanted(key) and value is not None and np.isfinite(value):
+            if is_wanted(key) and is_number(value):
                 epochs, values = found.setdefault(key, ([], []))
                 epochs.append(entry["epoch"])
                 values.append(value)

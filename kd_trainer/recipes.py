@@ -196,7 +196,7 @@ def read_recipe(path):
         raise InputError(f"{path}: no such recipe: give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable UTF-8 file ({error}): give the path of a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:  # lists a thousand deep
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}: mend the line named") from None
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise InputError(f"{path}: a recipe is lines of 'flag: value', found {type(recipe).__name__}")

@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from .card_file import CARD
 from .errors import HubError, InputError
 from .network import why_unreachable
-from .output_folder import RECIPE, REPORT, WRITTEN
+from .output_folder import PLOTS, RECIPE, REPORT, WRITTEN
 from .sources import read_json, read_object
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ TOKENIZER_FILES = (
     "spm*.model", "tokenizer.model", "sentencepiece.model", "prophetnet.tokenizer", "vocab-src.json", "vocab-tgt.json",
     "target_vocab.json", "entity_vocab.json", "word_shape.json", "word_pronunciation.json", "byte_maps.json",
     "normalizer.json", "emoji.json",
+)  # fmt: skip
+# Of them those that are read beside a tokenizer.json.
+FAST_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
 PUBLISHED = (*MODEL_FILES, *TOKENIZER_FILES, CARD, REPORT, RECIPE)
 LEFT_OUT = ("_*", ".*", "*.partial", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.log")
@@ -55,7 +59,10 @@ def matches(name, patterns):
 
 
 def is_published(path):
-    """Whether the file `path` of an output folder (`str`, relative, with slashes) goes to the hub."""
+    """
+    Whether a file `path` of an output folder (`str`, relative, with slashes) may go to the hub, by its name alone. See
+    [`published_files`].
+    """
     parts = PurePosixPath(path).parts
     if any(matches(part, LEFT_OUT) for part in parts):
         return False
@@ -64,16 +71,30 @@ def is_published(path):
 
 def published_files(folder):
     """
-    What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there. Links are left out: what they lead to
-    may be anything.
+    What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there. A file of a published name that the
+    model does not read, or the card does not show, may be anybody's, and what a link leads to anything: they stay.
     """
     folders = [folder, *(folder / name for name in WRITTEN if not (folder / name).is_symlink())]
     found = sorted(file for path in folders for file in path.glob("*") if file.is_file() and not file.is_symlink())
-    code = code_of(folder)
     files = {file.relative_to(folder).as_posix(): file for file in found}
-    # Of code only the model's own: another modeling_x.py beside it may be anybody's.
+    code = code_of(folder)
     others = {name for name in files if name.endswith(".py") and "/" not in name} - code
+    if "tokenizer.json" in files:
+        others |= {name for name in files if matches(name, TOKENIZER_FILES)} - {*FAST_TOKENIZER_FILES}
+    shards = set() if "model.safetensors" in files else {*shards_of(folder), "model.safetensors.index.json"}
+    others |= {name for name in files if matches(name, ("model*.safetensors*",))} - {"model.safetensors", *shards}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        card = (folder / CARD).read_text(encoding="utf-8") if CARD in files else ""
+        others |= {name for name in files if name.startswith(f"{PLOTS}/") and name not in card}
     return {name: file for name, file in files.items() if name in code or is_published(name) and name not in others}
+
+
+def shards_of(folder):
+    """Names of the files (`set[str]`) that weights in several files are in, as their index says."""
+    shards = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    if not isinstance(shards, dict):
+        raise InputError(f"{folder}: model.safetensors.index.json is damaged: save the model again")
+    return set(map(str, shards.values()))
 
 
 def code_of(folder):
@@ -312,10 +333,7 @@ def check_pushable(folder):
         raise InputError(
             f"{folder}: no model (config.json, model.safetensors; no links to them) in it: give a run's --output_dir"
         )
-    shards = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
-    if not isinstance(shards, dict):
-        raise InputError(f"{folder}: model.safetensors.index.json is damaged: save the model again")
-    lacking = sorted({str(name) for name in shards.values()} - files.keys())
+    lacking = [] if "model.safetensors" in files else sorted(shards_of(folder) - files.keys())
     if lacking:
         raise InputError(f"{folder}: model.safetensors.index.json names {lacking[0]}, which is not there")
     about = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")

@@ -265,6 +265,9 @@ def test_the_teachers_name_on_the_hub_is_read_from_the_configuration(pair, tmp_p
         ({"threshold": 0.5, "teacher": None}, "no teacher"),
         ({"threshold": 0.5, "teacher": "./nowhere"}, "no such folder"),
         ({"threshold": 0.5, "label_map": "体育=sports"}, "label_map"),
+        ({"threshold": 0.5, "teacher": (1, 2)}, "tuple is none"),
+        ({"threshold": 0.5, "teacher": "a" * 5000}, "teacher aaa"),
+        ({"threshold": 0.5, "teacher": "a\0b"}, "teacher a"),
     ],
 )
 def test_what_makes_no_cascade_is_refused(pair, given, found):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import LABEL_NAMES, make_rows, refused
 from transformers import set_seed
 
@@ -30,6 +31,7 @@ from kd_trainer.modeling_bag import BagConfig, BagForSequenceClassification
 from kd_trainer.modeling_cnn import CNNConfig, CNNForSequenceClassification
 from kd_trainer.onnx_folder import FILES, check_parity, export_model
 from kd_trainer.onnx_graph import write_graph
+from kd_trainer.report import read_scored, write_scored
 from kd_trainer.tokenization import build_tokenizer
 
 PROJECT = Path(__file__).parent.parent
@@ -407,6 +409,14 @@ def test_what_desktops_leave_in_a_folder_is_nobodys_file(trained, tmp_path):
         export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, labels)
 
 
+def test_a_folder_of_a_desktops_files_alone_is_an_empty_one(trained, tmp_path):
+    model, tokenizer, texts, labels = trained
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / ".DS_Store").write_bytes(b"x")
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, labels)
+    assert "model.onnx" in os.listdir(tmp_path / "onnx")
+
+
 def test_two_exports_into_one_folder_leave_a_whole_one(trained, tmp_path, monkeypatch):
     model, tokenizer, texts, labels = trained
     write, arguments = onnx_folder.write_folder, (model, tokenizer, 16, ["onnx"], texts, labels)
@@ -627,3 +637,74 @@ def test_a_slow_tokenizer_is_refused(make_student, tokenizer, labels, tmp_path):
     with pytest.raises(InputError, match="Slow has no tokenizer.json"):
         export_model(tmp_path / "onnx", make_student(), Slow(), 16, ["onnx"], TEXTS, labels)
     assert not [*tmp_path.iterdir()]
+
+
+def spoil_log(folder):
+    (folder / "trainer_state.json").write_text('{"log_history": [1]}')
+
+
+def spoil_plot(folder):
+    (folder / "plots" / "confusion.png").unlink(missing_ok=True)
+    (folder / "plots" / "confusion.png").mkdir(parents=True)
+
+
+def spoil_card(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(text.replace("---\n", "---\nto_dict: 3\n", 1), encoding="utf-8")
+
+
+def spoil_answers(folder):
+    labels, logits = read_scored(folder)
+    write_scored(folder, labels[:20], {name: array[:20] for name, array in logits.items()})
+
+
+def spoil_recipe(folder):
+    settings = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**settings, "max_seq_length": "abc"}), encoding="utf-8")
+
+
+def spoil_file_name(folder):
+    settings = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**settings, "test_file": ["a", "b"]}), encoding="utf-8")
+
+
+def spoil_depth(folder):
+    (folder / "recipe.yaml").write_text("[" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (spoil_log, "trainer_state.json"), (spoil_plot, "confusion.png"), (spoil_card, "to_dict"),
+        (spoil_answers, "20"), (spoil_recipe, "recipe.yaml"), (spoil_file_name, "recipe.yaml"),
+        (spoil_depth, "recipe.yaml"),
+    ],
+)  # fmt: skip
+def test_an_export_that_cannot_be_reported_replaces_nothing(student, spoil, found):
+    folder = student("--export=onnx")
+    spoil(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with refused(found):
+        export.main([str(folder), "--export=onnx-int8", "--overwrite_output_dir"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_answers_of_other_rows_are_refused_where_the_card_is_somebodys(student):
+    folder = student("--export=onnx", "--compare_linear")
+    (folder / "README.md").write_text("mine")
+    labels, logits = read_scored(folder)
+    write_scored(folder, labels[:20], {"teacher": logits["student"][:20]})
+    with refused("_scored.safetensors"):
+        export.main([str(folder), "--export=onnx-int8", "--overwrite_output_dir"])
+
+
+@pytest.mark.parametrize("columns", [[], {}, "", [1], [None], [0, 0], [[]], [[""]], [[1]], [["a"], ["b"], ["c"]], 5])
+def test_columns_that_are_none_are_a_damaged_export(trained, tmp_path, columns):
+    model, tokenizer, texts, labels = trained
+    export_model(tmp_path / "onnx", model, tokenizer, 16, ["onnx"], texts, labels)
+    config = json.loads((tmp_path / "onnx" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "onnx" / "config.json").write_text(json.dumps({**config, "columns": columns}), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "onnx" / "classify.py", "a text"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "export the model again" in done.stderr

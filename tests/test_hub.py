@@ -114,7 +114,7 @@ def folder(finished, tmp_path):
     ):
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(f"content of {name}")
-    (copy / "README.md").write_text("---\nlicense: mit\n---\n# A card\n")
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n# A card\n![errors](plots/confusion.png)\n")
     return copy
 
 
@@ -163,6 +163,33 @@ def test_a_push_carries_the_model_and_what_describes_it_and_nothing_else(hub, fo
 )  # fmt: skip
 def test_what_is_published_is_named(name, is_so):
     assert is_published(name) == is_so
+
+
+def test_what_only_has_the_name_of_a_part_of_the_model_stays(hub, folder):
+    names = ["vocab.txt", "merges.txt", "dict.txt", "x.spm", "bpe.codes", "model-00001-of-00002.safetensors",
+             "model.safetensors.index.json", "plots/cascade.png"]  # fmt: skip
+    for name in names:
+        (folder / name).write_text("mine")
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student")) == CARRIED | BESIDE
+
+
+def test_weights_in_several_files_are_pushed_as_their_index_says(hub, folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="1KB")
+    shards = {path.name for path in folder.glob("model-*.safetensors")}
+    (folder / "model-00009-of-00009.safetensors").write_bytes((folder / min(shards)).read_bytes())
+    command.main([str(folder), "--hub_model_id=user/student"])
+    expected = CARRIED - {"model.safetensors"} | BESIDE | shards | {"model.safetensors.index.json"}
+    assert len(shards) > 1 and own(hub.files("user/student")) == expected
+
+
+def test_a_tokenizer_of_other_files_is_pushed_with_them(hub, folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("[UNK]\n", encoding="utf-8")
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student")) == CARRIED - {"tokenizer.json"} | {"vocab.txt"} | BESIDE
 
 
 def test_a_second_push_takes_off_what_stood_for_the_first_and_leaves_what_is_not_ours(hub, folder, caplog):
@@ -233,6 +260,16 @@ def cut_off(folder):
     weights.write_bytes(weights.read_bytes()[:-4])
 
 
+def sharded(content):
+    """Weights in several files, whose index says `content`."""
+
+    def spoil(folder):
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+        (folder / "model.safetensors.index.json").write_bytes(content)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     "spoil, found",
     [
@@ -249,10 +286,10 @@ def cut_off(folder):
         (damage("README.md", b"\xff\xfe"), "README.md is damaged"),
         (damage("modeling_bilstm.py", b"def f("), "modeling_bilstm.py is damaged"),
         (damage("tokenizer_config.json", b"[1]"), "tokenizer_config.json"),
-        (damage("model.safetensors.index.json", b'{"weight_map": [1]}'), "index.json is damaged"),
+        (sharded(b'{"weight_map": [1]}'), "index.json is damaged"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
         (damage("report.json", b'{"seed": NaN}'), "report.json is missing or damaged"),
-        (damage("model.safetensors.index.json", b'{"weight_map": {"a": "model-1-of-2.safetensors"}}'), "model-1-of-2"),
+        (sharded(b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "x"}}'), "index.json names x"),
         (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "no tokenizer"),
         (lambda folder: (folder / "modeling_student.py").unlink(), "modeling_student.py"),
     ],

@@ -279,12 +279,67 @@ def test_a_model_of_somebody_is_not_written_over(distil_flags, tmp_path, name):
     assert [(path.name, path.read_text()) for path in (tmp_path / "distilled").iterdir()] == [(name, "mine")]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "mine"), ("plots/confusion.png", "mine"), ("checkpoint-5/notes.txt", "mine"),
+        ("all_results.json", "mine"), ("_scored.safetensors", "mine"), ("recipe.yaml", "steps: [bake]\n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("recipe", ["steps: [bake]\n", b"\xff\0", None])
+def test_a_recipe_of_another_tool_makes_no_folder_a_runs(distil_flags, tmp_path, name, content, recipe):
+    folder = tmp_path / "distilled"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text(content)
+    if recipe is not None:
+        (folder / "recipe.yaml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with refused(folder, "that this run did not make"):
+        run_distill.main(distil_flags)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "_data.sha256", "_scored.safetensors"])
+def test_nothing_is_written_through_a_link_of_somebodys(distil_flags, tmp_path, name):
+    (tmp_path / "distilled").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "distilled" / name).symlink_to(tmp_path / "mine")
+    with refused(f"holds {name} that this run did not make"):
+        run_distill.main(distil_flags)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_settings_begins_anew(distil_flags, tmp_path):
+    (tmp_path / "distilled").mkdir()
+    (tmp_path / "distilled" / "_data.sha256").write_text("0" * 64)
+    (tmp_path / "distilled" / "_lock").write_text("my notes")
+    run_distill.main([*distil_flags, "--max_steps=1"])
+    assert (tmp_path / "distilled" / "report.json").exists()
+    assert (tmp_path / "distilled" / "_lock").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("name", ["config.json", "plots/training.png", "all_results.json", "README.md", "plots"])
+def test_what_cannot_be_written_is_said_before_anything_is_removed(distil_flags, tmp_path, name):
+    folder = tmp_path / "distilled"
+    run_distill.main([*distil_flags, "--max_steps=1"])
+    place = folder / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    if name == "plots":
+        place.symlink_to("nowhere")
+    else:
+        place.mkdir(parents=True)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with refused(place):
+        run_distill.main([*distil_flags, "--max_steps=1", "--overwrite_output_dir"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_plots_of_somebody_are_not_written_over(distil_flags, tmp_path):
     plot = tmp_path / "distilled" / "plots" / "confusion.png"
     plot.parent.mkdir(parents=True)
     for make in (lambda: plot.write_text("mine"), lambda: plot.symlink_to(tmp_path / "nowhere")):
         make()
-        with refused("holds plots/confusion.png"):
+        with refused("plots/confusion.png"):
             run_distill.main(distil_flags)
         assert [*(tmp_path / "distilled").rglob("*")] == [plot.parent, plot]
         plot.unlink()
