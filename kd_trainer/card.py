@@ -20,11 +20,12 @@ from .card_file import CARD, is_unchanged, make_card, write_card_file
 from .card_sections import card_text, model_name
 from .console import CommandParser, log_to_terminal, run_console
 from .errors import InputError
+from .json_file import read_object
 from .loading import label_list
 from .output_folder import PLOTS, REPORT, SCORED, VALIDATION, check_places, check_writable, lock
 from .plots import draw_plots, read_history
 from .report import RUN_ITSELF, read_report, read_scored, table_rows, write_json
-from .sources import file_name, read_object
+from .sources import file_name
 
 logger = logging.getLogger("kd_trainer.card")  # its name with python -m, too
 
@@ -103,8 +104,8 @@ def explain(folder):
 
 def read_run(folder, examples=None):
     """
-    What a finished run has left for its card, checked so far that the card can be written; what else would write into
-    the folder waits from now on.
+    What a finished run has left for its card, checked so far that the card can be written; from now on no other process
+    writes into the folder.
 
     Args:
         folder (`Path`): The output folder.

@@ -10,9 +10,10 @@ from .calibration import BINS
 from .card_file import escape
 from .deferral import format_cascade
 from .fonts import are_ids, axis_names
-from .output_folder import PLOTS
+from .json_file import read_json
+from .output_folder import PLOTS, is_export
 from .report import align, format_robustness, format_table, table_rows
-from .sources import file_name, public_settings, read_json
+from .sources import file_name, public_settings
 
 MOST_LABELS = 30  # in a table
 # What a user of an export needs, without torch and without its classify.py.
@@ -287,7 +288,7 @@ def usage(folder, report):
         )
     length = report["settings"].get("max_seq_length", DataArguments.max_seq_length)
     said += f"It was trained on at most {length} tokens of a text."
-    for export in sorted({path.parent for path in folder.glob("[!.]*/*.onnx")}):
+    for export in filter(is_export, sorted({path.parent for path in folder.glob("[!.]*/*.onnx")})):
         name = escape(export.name)
         said += (
             f"\n\nIn the folder {name} it is exported to ONNX: `onnxruntime`, `tokenizers` and `numpy` run it alone."
@@ -296,11 +297,10 @@ def usage(folder, report):
         texts = '[("a text", "its pair")]' if "text_pair_column" in report["settings"] else '["a text", "another"]'
         example = ONNX_EXAMPLE.format(folder=json.dumps(export.name, ensure_ascii=False), file=file, texts=texts)
         said += f"\n\n```python\n{example}```"
-        if (export / "classify.py").exists():
-            said += (
-                f'\n\n```bash\npython {export.name}/classify.py "a text"\n'
-                f"python {export.name}/classify.py texts.csv labels.csv\n```"
-            )
+        said += (
+            f'\n\n```bash\npython {export.name}/classify.py "a text"\n'
+            f"python {export.name}/classify.py texts.csv labels.csv\n```"
+        )
     return said
 
 

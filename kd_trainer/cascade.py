@@ -40,7 +40,7 @@ OTHER_TEXTS = "a threshold is judged on other texts than those that it was chose
 
 def load(model, args, what):
     """`(model, tokenizer)` of a folder or a name on the hub; what is a tuple already is given back."""
-    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], PreTrainedModel) and callable(model[1]):
+    if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)) and hasattr(model[0], "config"):
         return model
     if not isinstance(model, (str, Path)):
         raise InputError(f"{what}: {type(model).__name__} is none: give a folder, a name, or (model, tokenizer)")
@@ -48,8 +48,8 @@ def load(model, args, what):
 
 
 def check_other(student, teacher):
-    """Refuses a teacher that is the student itself, by their names; a model without one (`""`, no `str`) is another."""
-    if not student or not isinstance(teacher, str | Path):
+    """Refuses a teacher that is the student itself, of folders or names; what else they may be is another."""
+    if not isinstance(student, str | Path) or not isinstance(teacher, str | Path):
         return
     are_there = os.path.exists(student) and os.path.exists(teacher)
     if str(student) == str(teacher) or are_there and os.path.samefile(student, teacher):
@@ -141,7 +141,7 @@ class CascadeClassifier:
         max_seq_length = first_given(max_seq_length, settings.get("max_seq_length"), DataArguments.max_seq_length)
         self.max_length = fit_length(max_seq_length, self.tokenizer, self.student.config, "max_seq_length")
         teacher = settings.get("teacher") if teacher is None else teacher
-        check_other(self.student.name_or_path, teacher)
+        check_other(student, teacher)
         if teacher is None:
             raise InputError("no teacher: give its folder or its name on the hub")
         self.teacher, self.teacher_tokenizer = teacher, None

@@ -21,7 +21,15 @@ from .errors import InputError
 from .linear import fit_linear_to
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_tokenizer
 from .metrics import compute_metrics
-from .output_folder import RECIPE, REPORT, check_sources, check_writable, differing_settings, find_checkpoint
+from .output_folder import (
+    RECIPE,
+    REPORT,
+    check_sources,
+    check_writable,
+    claim_output_dir,
+    differing_settings,
+    find_checkpoint,
+)
 from .recipes import read_recipe
 from .teacher import add_logits, align_labels, parse_label_map, teacher_digest, warn_at_chance
 from .trainer import DistillationTrainer
@@ -351,6 +359,8 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
         else:
             seconds = fit_alone(run, student, tokenizer, data, max_length)
         student = saved_model(run, student_args)
+    else:
+        claim_output_dir(run.settings, run.args, None, data.digest())
     student.to(run.args.device)
     row, logits = score_model(run, student, tokenizer, data, max_length, teacher_logits, seconds)
     return row, logits, student, tokenizer

@@ -29,7 +29,7 @@ logger = logging.getLogger("kd_trainer.export")  # its name with python -m, too
 
 # Flags that say where the rows come from: one that is given stands for all of them.
 SOURCES = {"train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name"}
-REPORT_CURE = "remove it, or run it again"
+DAMAGE_CURE = "remove it, or run it again"
 
 
 class ExportParser(ScriptParser):
@@ -70,15 +70,16 @@ def data_flags(folder, given):
     flags = {name: value for name, value in settings.items() if name in kept and value is not None}
     odd = next((name for name, value in flags.items() if isinstance(value, list | dict)), None)
     if odd is not None:
-        raise InputError(f"{folder / RECIPE} is damaged ({odd} is {flags[odd]!r:.60}): {REPORT_CURE}")
+        raise InputError(f"{folder / RECIPE} is damaged ({odd} is {flags[odd]!r:.60}): {DAMAGE_CURE}")
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
 def parse_flags(parser, folder, given, argv):
     """The objects of `argv` on top of the [`data_flags`] of the model's run, whose mistakes are those of its recipe."""
     parser.parse(argv)
+    flags = data_flags(folder, given)
     try:
-        return parser.parse([*data_flags(folder, given), *argv])
+        return parser.parse([*flags, *argv])
     except InputError as error:
         raise InputError(f"{folder / RECIPE}: {error}") from None
 
@@ -125,7 +126,7 @@ def main(argv):
         raise InputError(f"{folder} is there already: choose another --output_dir, or give --overwrite_output_dir")
     check_export_folder(folder)
     check_writable(folder.parent, "--output_dir")
-    report = read_report(source, REPORT_CURE) if (source / REPORT).exists() else None
+    report = read_report(source, DAMAGE_CURE) if (source / REPORT).exists() else None
     split = choose_split(report, given, data_args)
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=export_args.trust_remote_code)
     labels = named_labels(load_config(name, model_args))
@@ -157,7 +158,7 @@ def main(argv):
     )
     shown = exported
     if is_reported:
-        report = read_report(source, REPORT_CURE)  # as it is under the lock
+        report = read_report(source, DAMAGE_CURE)  # as it is under the lock
         report = with_rows({key: value for key, value in report.items() if key not in FILES}, exported)
         write_json(source / REPORT, report)
         shown = table_rows(report)

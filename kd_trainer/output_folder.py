@@ -1,6 +1,7 @@
 """An output folder belongs to one run: found finished, taken up where it was killed, or made this run's own."""
 
 import contextlib
+import fnmatch
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 
 from .card_file import CARD, is_unchanged
 from .errors import InputError
+from .json_file import read_json
 from .whole import written_whole
 
 try:
@@ -46,7 +48,14 @@ MODEL = re.compile(
     rf"config\.json|tokenizer(_config)?\.json|modeling_\w+\.py|trainer_state\.json|training_args\.bin|"
     rf"(all|train)_results\.json|{WEIGHTS.pattern}|{CHECKPOINT.pattern}"
 )
-OWN = re.compile("|".join(map(re.escape, (REPORT, RECIPE, DIGEST, SCORED, VALIDATION, CARD))))  # beside the model
+# Those that the tokenizers of `transformers` write.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "*.spm", "*.bpe.model", "spiece.model",
+    "spm*.model", "tokenizer.model", "sentencepiece.model", "prophetnet.tokenizer", "vocab-src.json", "vocab-tgt.json",
+    "target_vocab.json", "entity_vocab.json", "word_shape.json", "word_pronunciation.json", "byte_maps.json",
+    "normalizer.json", "emoji.json",
+)  # fmt: skip
 CHECKPOINT_STATE = "trainer_state.json"  # what the Trainer writes into a checkpoint last of all
 # Not kept: secrets, and what only makes sense once.
 UNKEPT_SETTINGS = {
@@ -123,13 +132,14 @@ def check_writable(folder, flag, cure="choose another"):
 
 def check_places(folder):
     """
-    Refuses what stands where a run writes, and can neither be written nor replaced: a folder or a dangling link in
-    place of a file, a file in place of the folder of the plots.
+    Refuses what stands where a run writes its model, its report, its card and its plots, and can neither be written nor
+    replaced: a folder or a dangling link in place of a file, a file in place of the folder of the plots.
 
     Args:
         folder (`Path`): The output folder; it need not exist.
     """
-    files = [path for path in folder.glob("*") if MODEL.fullmatch(path.name) or OWN.fullmatch(path.name)]
+    own = {REPORT, RECIPE, DIGEST, SCORED, VALIDATION, CARD}
+    files = [path for path in folder.glob("*") if is_of_model(path.name) or path.name in own]
     files = [path for path in files if not CHECKPOINT.fullmatch(path.name)]
     for path in (*files, *(folder / PLOTS / name for name in WRITTEN[PLOTS])):
         if path.is_dir():
@@ -143,7 +153,7 @@ def check_places(folder):
 
 def check_export_folder(folder):
     """
-    Refuses a folder that an export may not replace, as it holds what no export has written.
+    Refuses a folder that an export may not replace, as it holds what neither an export nor a desktop has written.
 
     Args:
         folder (`Path`): It need not exist.
@@ -157,8 +167,13 @@ def check_export_folder(folder):
     foreign = sorted(name for name in names if not is_of_export(folder / name))
     if foreign:
         raise InputError(f"{folder} holds {foreign[0]}, which no export has written: {cure}")
-    if not folder.is_dir() or names and not {"classify.py", "config.json", "tokenizer.json"} <= names:
+    if not folder.is_dir() or names and not is_export(folder):
         raise InputError(f"{folder} is there and no export: {cure}")
+
+
+def is_export(folder):
+    """Whether an export has written `folder`, to its end."""
+    return all((folder / name).is_file() for name in ("classify.py", "config.json", "tokenizer.json"))
 
 
 def is_of_export(path):
@@ -188,6 +203,25 @@ def has_run(folder):
     return all((folder / name).is_file() and not (folder / name).is_symlink() for name in (RECIPE, DIGEST))
 
 
+def has_report(folder):
+    """Whether a run has reported in `folder`; what came back from the hub has its report and no digest."""
+    return "texts_sha256" in read_json(folder / REPORT)
+
+
+def is_copy(folder, settings):
+    """Whether `folder` has the checkpoint of a run of these settings without its digest, as it comes from the hub."""
+    if last_checkpoint(folder) is None or (folder / RECIPE).is_symlink():
+        return False
+    with contextlib.suppress(InputError):  # a recipe that is none
+        return not differing_settings(folder, settings)
+    return False
+
+
+def is_of_model(name):
+    """Whether a file's name is one that a run writes its model, or what the Trainer keeps with it, into."""
+    return MODEL.fullmatch(name) is not None or any(fnmatch.fnmatchcase(name, one) for one in TOKENIZER_FILES)
+
+
 def find_foreign(folder):
     """
     What in a folder that no run has made its own a run would write over.
@@ -198,12 +232,12 @@ def find_foreign(folder):
     names = sorted(path.name for path in folder.glob("*"))
     if SEARCH in names:
         return "a search"
-    model = next((name for name in names if MODEL.fullmatch(name)), None)
+    model = next((name for name in names if is_of_model(name)), None)
     if model is not None:
         return f"a model ({model})"
-    # A kill leaves the digest alone, no other file and no link.
-    is_left = (folder / DIGEST).is_file() and not (folder / DIGEST).is_symlink() and RECIPE not in names
-    own = [name for name in names if OWN.fullmatch(name) and name != CARD and not (is_left and name == DIGEST)]
+    own = [name for name in (RECIPE, SCORED, VALIDATION, SEARCH_TABLE, BEST) if name in names]
+    if (folder / DIGEST).is_symlink():  # a kill may leave it, as a file, before there is a recipe
+        own.append(DIGEST)
     plots = [f"{PLOTS}/{name}" for name in WRITTEN[PLOTS] if os.path.lexists(folder / PLOTS / name)]
     return next(iter([*own, *plots]), None)
 
@@ -290,7 +324,11 @@ def find_checkpoint(folder, settings, args, overwrite):
         if path.is_symlink() or not CHECKPOINT.fullmatch(path.name):
             raise InputError(f"--output_dir {folder} holds {path.name}, which the Trainer may remove: move it away")
     check_places(folder)
-    if overwrite or not folder.exists():
+    if not folder.exists():
+        return wanted
+    if overwrite:
+        if os.path.lexists(folder / RECIPE) and not has_run(folder) and not has_report(folder):
+            raise InputError(f"--output_dir {folder} holds {RECIPE}, which no run has written: move it away")
         return wanted
     if (folder / REPORT).exists():
         lacks = {"export": bool(settings.get("export")) and not (folder / ONNX).exists()}
@@ -301,7 +339,7 @@ def find_checkpoint(folder, settings, args, overwrite):
         raise InputError(f"--output_dir {folder} holds a finished run ({REPORT}): {cure}")
     last = last_checkpoint(folder)
     searched = (folder / SEARCH).exists()
-    if not has_run(folder):
+    if not has_run(folder) and not is_copy(folder, settings):
         foreign = find_foreign(folder)
         if foreign is not None:
             raise InputError(f"--output_dir {folder} holds {foreign} that this run did not make: {cure}")
@@ -341,15 +379,16 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
                 "--output_dir, or replace it with --overwrite_output_dir"
             )
         if checkpoint is None:
-            # Its old weights too: a kill would leave them beside the new settings.
+            if has_run(folder) or has_report(folder):  # else nobody knows who wrote them
+                for name in WRITTEN:
+                    remove_written(folder, name)
+            # Its old weights too: a kill would leave them beside the new settings. Nothing is written through a link.
             for old in folder.iterdir():
-                if old.name in (REPORT, SCORED, VALIDATION) or WEIGHTS.fullmatch(old.name):
+                is_old = old.name in (REPORT, SCORED, VALIDATION) or WEIGHTS.fullmatch(old.name)
+                if is_old or old.is_symlink() and (is_of_model(old.name) or old.name in (RECIPE, DIGEST)):
                     old.unlink()
             if is_unchanged(folder / CARD):
                 (folder / CARD).unlink()
-            if has_run(folder):  # else nobody knows who wrote them
-                for name in WRITTEN:
-                    remove_written(folder, name)
             if (folder / SEARCH).exists():
                 for name in (SEARCH_TABLE, BEST, SEARCH):
                     (folder / name).unlink(missing_ok=True)

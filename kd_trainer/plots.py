@@ -12,9 +12,9 @@ from .arguments import is_number
 from .calibration import labelled_rows, reliability_bins
 from .errors import InputError
 from .fonts import axis_names, width
+from .json_file import read_json
 from .output_folder import CHECKPOINT_STATE, PLOTS
 from .report import table_rows
-from .sources import read_json
 from .whole import written_whole
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ def read_history(folder):
     if not path.exists():
         return []
     history = read_json(path).get("log_history")
-    for entry in history if isinstance(history, list) else [history]:
+    for entry in history if isinstance(history, list) else [None]:
         drawn = {name for name in entry if is_loss(name) or name in SCORES} if isinstance(entry, dict) else {None}
         is_whole = None not in drawn and all(isinstance(entry[name], float | int | None) for name in drawn)
         if not is_whole or drawn and not is_number(entry.get("epoch")):

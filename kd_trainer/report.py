@@ -20,11 +20,11 @@ from .analysis import SUBJECTS
 from .arguments import is_number
 from .errors import InputError
 from .inference import pad_texts
+from .json_file import read_object
 from .metrics import agreement, score_logits
 from .output_folder import REPORT, SCORED, VALIDATION
 from .pairs import sides
 from .robustness import MEASURES
-from .sources import read_object
 from .upload import is_published
 from .whole import written_whole
 

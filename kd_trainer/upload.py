@@ -13,13 +13,15 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from .card_file import CARD
 from .errors import HubError, InputError
+from .json_file import read_json, read_object
 from .network import why_unreachable
-from .output_folder import PLOTS, RECIPE, REPORT, WRITTEN
-from .sources import read_json, read_object
+from .output_folder import ONNX, PLOTS, RECIPE, REPORT, TOKENIZER_FILES, WRITTEN, has_report, has_run, is_export
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +31,8 @@ MODEL_FILES = (
     "model.safetensors.index.json",
     "modeling_*.py", "configuration_*.py", "tokenization_*.py",
 )  # fmt: skip
-# Those that the tokenizers of `transformers` write.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "*.spm", "*.bpe.model", "spiece.model",
-    "spm*.model", "tokenizer.model", "sentencepiece.model", "prophetnet.tokenizer", "vocab-src.json", "vocab-tgt.json",
-    "target_vocab.json", "entity_vocab.json", "word_shape.json", "word_pronunciation.json", "byte_maps.json",
-    "normalizer.json", "emoji.json",
-)  # fmt: skip
-# Of them those that are read beside a tokenizer.json.
-FAST_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-)  # fmt: skip
+# Those files that say something about any tokenizer, whatever it keeps its vocabulary in.
+ABOUT_TOKENIZER = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"}
 PUBLISHED = (*MODEL_FILES, *TOKENIZER_FILES, CARD, REPORT, RECIPE)
 LEFT_OUT = ("_*", ".*", "*.partial", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.log")
 # What other versions and the Trainer itself have pushed beside earlier weights.
@@ -71,22 +63,39 @@ def is_published(path):
 
 def published_files(folder):
     """
-    What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there. A file of a published name that the
-    model does not read, or the card does not show, may be anybody's, and what a link leads to anything: they stay.
+    What of `folder` goes to the hub: `dict[str, Path]`, by the path it has there. A file of a published name that may
+    be anybody's stays: code, weights and vocabularies that the model does not read, plots that the card does not show,
+    a recipe of no run, an `onnx/` of no export, and whatever is a link.
     """
     folders = [folder, *(folder / name for name in WRITTEN if not (folder / name).is_symlink())]
     found = sorted(file for path in folders for file in path.glob("*") if file.is_file() and not file.is_symlink())
     files = {file.relative_to(folder).as_posix(): file for file in found}
     code = code_of(folder)
     others = {name for name in files if name.endswith(".py") and "/" not in name} - code
-    if "tokenizer.json" in files:
-        others |= {name for name in files if matches(name, TOKENIZER_FILES)} - {*FAST_TOKENIZER_FILES}
+    others |= {name for name in files if matches(name, TOKENIZER_FILES)} - vocabularies_of(folder, files)
+    others |= set() if has_run(folder) or has_report(folder) else {RECIPE}
+    others |= set() if is_export(folder / ONNX) else {name for name in files if name.startswith(f"{ONNX}/")}
     shards = set() if "model.safetensors" in files else {*shards_of(folder), "model.safetensors.index.json"}
     others |= {name for name in files if matches(name, ("model*.safetensors*",))} - {"model.safetensors", *shards}
     with contextlib.suppress(OSError, UnicodeDecodeError):
         card = (folder / CARD).read_text(encoding="utf-8") if CARD in files else ""
         others |= {name for name in files if name.startswith(f"{PLOTS}/") and name not in card}
     return {name: file for name, file in files.items() if name in code or is_published(name) and name not in others}
+
+
+def vocabularies_of(folder, files):
+    """
+    Names of the tokenizer's files (`set[str]`) among `files` (`Iterable[str]`) of a folder: what its class reads, which
+    `tokenizer_config.json` names; all of them where that is unknown.
+    """
+    named = {name for name in files if matches(name, TOKENIZER_FILES)}
+    settings = read_json(folder / "tokenizer_config.json")
+    name = settings.get("tokenizer_class")
+    reader = tokenizer_class_from_name(name) if isinstance(name, str) and "auto_map" not in settings else None
+    if reader is None:
+        return named
+    is_fast = issubclass(reader, PreTrainedTokenizerFast) and "tokenizer.json" in named
+    return named & {*ABOUT_TOKENIZER, *(("tokenizer.json",) if is_fast else reader.vocab_files_names.values())}
 
 
 def shards_of(folder):
@@ -336,10 +345,9 @@ def check_pushable(folder):
     lacking = [] if "model.safetensors" in files else sorted(shards_of(folder) - files.keys())
     if lacking:
         raise InputError(f"{folder}: model.safetensors.index.json names {lacking[0]}, which is not there")
-    about = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-    if not any(matches(name, TOKENIZER_FILES) and name not in about for name in files):
+    if not any(matches(name, TOKENIZER_FILES) and name not in ABOUT_TOKENIZER for name in files):
         raise InputError(f"{folder}: no tokenizer in it: save it beside the model")
-    if (folder / RECIPE).exists() and REPORT not in files:
+    if has_run(folder) and REPORT not in files:
         raise InputError(f"{folder} holds an unfinished run: give its command again first")
     missing = missing_code(folder, files)
     if missing is not None:

@@ -22,12 +22,13 @@ from .baseline import linear_baseline
 from .batches import NO_LABEL, DistillationCollator, tokenize
 from .card import rewrite, write_card
 from .card_file import CARD, is_unchanged
-from .cascade import CascadeClassifier
+from .cascade import CascadeClassifier, check_other
 from .data import load_data, load_texts
 from .deferral import format_cascade
 from .errors import HubError, InputError
 from .files import as_text
 from .inference import predict_logits
+from .json_file import read_json
 from .loading import check_pairs, fit_length, label_list, load_classifier, load_config, named_labels
 from .metrics import compute_metrics, per_class_report
 from .onnx_folder import export_model
@@ -66,7 +67,7 @@ from .report import (
     write_scored,
 )
 from .robustness import check_attackable, measure_robustness
-from .sources import find_sources, read_json
+from .sources import find_sources
 from .trainer import AdversarialTrainer
 from .upload import CHECKPOINT_STRATEGIES, check_pushable, count_quoted, prepare_repo, push_command, push_folder
 
@@ -425,6 +426,8 @@ def run_alone(run, role, model_args, model, tokenizer, data):
     if run.args.do_train:
         seconds = fit_alone(run, model, tokenizer, data, max_length)
         model = saved_model(run, model_args)
+    elif data is not None:
+        claim_output_dir(run.settings, run.args, None, data.digest())
     model.to(run.args.device)
     if data is not None:
         row, logits = score_model(run, model, tokenizer, data, max_length, train_seconds=seconds)
@@ -630,6 +633,7 @@ def predict(run, model, tokenizer, max_length):
     if run_args.cascade_teacher is not None:
         settings = {"max_seq_length": max_length, "batch_size": batch_size}
         settings["trust_remote_code"] = bool(run.settings.get("trust_remote_code"))
+        check_other(run.output_dir if run.args.do_train else model.name_or_path, run_args.cascade_teacher)
         cascade = CascadeClassifier((model, tokenizer), run_args.cascade_teacher, **settings)
         cascade.teacher.to(run.args.device)
     label_names = label_list(model.config)

@@ -184,8 +184,10 @@ def test_an_export_is_told_of(copy_of):
     report = read_report(folder)
     assert "onnx" not in card_text(folder, report)
     (folder / "onnx").mkdir()
-    for name in ("model.onnx", "model_int8.onnx", "classify.py"):
+    for name in ("model.onnx", "model_int8.onnx", "config.json", "tokenizer.json"):
         (folder / "onnx" / name).touch()
+    assert "exported to ONNX" not in card_text(folder, report), "somebody's own"
+    (folder / "onnx" / "classify.py").touch()
     row = {**report["student"], "accuracy": 0.1234}
     text = card_text(folder, {"student": report["student"], "onnx-int8": row, **report})
     assert text.count("exported to ONNX") == 1 and "python onnx/classify.py" in text

@@ -676,7 +676,7 @@ def spoil_depth(folder):
     ("spoil", "found"),
     [
         (spoil_log, "trainer_state.json"), (spoil_plot, "confusion.png"), (spoil_card, "to_dict"),
-        (spoil_answers, "20"), (spoil_recipe, "recipe.yaml"), (spoil_file_name, "recipe.yaml"),
+        (spoil_answers, "(20, "), (spoil_recipe, "recipe.yaml"), (spoil_file_name, "recipe.yaml"),
         (spoil_depth, "recipe.yaml"),
     ],
 )  # fmt: skip

