@@ -20,7 +20,7 @@ from .distill import DISTILLATION_SETTINGS
 from .errors import InputError
 from .output_folder import REPORT, check_writable, lock, plain
 from .plots import check_matplotlib
-from .significance import bootstrap_interval
+from .significance import bootstrap_interval, paired_test
 from .transfer import check_augmentations
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def write_stages(stages, folder):
     return list(map(str, texts)), new
 
 
-def format_waterfall(rows, seed_variance, teacher):
+def format_waterfall(rows, seed_variance, teacher, whole=None):
     """
     The stages as a Markdown table.
 
@@ -129,6 +129,7 @@ def format_waterfall(rows, seed_variance, teacher):
         rows (`list[dict]`): Of [`compare_rows`], each with `interval`.
         seed_variance ([`SeedVariance`]): Theirs.
         teacher (`float` or None): The teacher's accuracy.
+        whole (`dict`, *optional*): `difference` and `p` of the last row against the first.
     """
     heads = ["stage", "accuracy", "95 % interval", "gain", "p", "macro F1", "seeds", "train s"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -149,6 +150,10 @@ def format_waterfall(rows, seed_variance, teacher):
         f"number of rows (Holm){f'; `*`: p < {LEVEL}' if seed_variance.freedom else ''}. All stages train for the same "
         "epochs or steps; with epochs, more texts are more steps.",
     ]
+    if whole is not None:
+        said = f"{rows[-1]['name']} over {rows[0]['name']}: {100 * whole['difference']:+.2f} points"
+        p = format_p(whole["p"])
+        lines += ["", f"All of it, {said}, p {'' if p.startswith('<') else '= '}{p} (one test, not adjusted)."]
     return "\n".join(lines)
 
 
@@ -244,11 +249,15 @@ def ablate(settings, teachers, ablation_args, output_dir):
     rows = read_all(experiments, seeds, folder)
     if rows:
         seed_variance = compare_rows(rows, list(zip(rows[1:], rows, strict=False)))
+        whole = None
+        if len(rows) > 2:  # else it stands in the table
+            difference, p = paired_test(rows[-1]["correct"], rows[0]["correct"], seed_variance)
+            whole = {"difference": difference, "p": p}
         for row in rows:
             row["interval"] = bootstrap_interval(row.pop("correct"))
         teacher = teacher_accuracy(experiments, seeds, folder)
-        table = format_waterfall(rows, seed_variance, teacher)
-        write_table(folder, table, {"teacher": teacher, "rows": rows})
+        table = format_waterfall(rows, seed_variance, teacher, whole)
+        write_table(folder, table, {"teacher": teacher, "rows": rows, "whole": whole})
         draw_waterfall(rows, seed_variance, teacher, folder / "table.png")
         print(table, flush=True)
     refuse_failed(failed)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import yaml
 from conftest import LABEL_NAMES, make_rows, refused
+from scipy.stats import norm
 from test_compare import Inside, Pretended, table_cells
 
 import run_distill
 from kd_trainer import compare, report
 from kd_trainer.ablation import PARTS, check_parts, make_stages
+from kd_trainer.report import read_scored
 from kd_trainer.significance import bootstrap_interval, paired_test
 
 WHOLE = {
@@ -129,6 +131,17 @@ def test_every_stage_is_run_and_compared_with_the_one_before(flags, tmp_path, mo
     assert cells[0]["gain"] == "–" and [float(cell["gain"]) for cell in cells[1:-1]] == pytest.approx(
         100 * np.diff(accuracies), abs=0.006
     )
+    whole = json.loads((folder / "table.json").read_text(encoding="utf-8"))["whole"]
+    labels, last = read_scored(folder / "+unlabeled" / "seed_5")
+    first = read_scored(folder / "student" / "seed_5")[1]["student"].argmax(axis=-1) == labels
+    last = last["distilled"].argmax(axis=-1) == labels
+    assert whole["difference"] == pytest.approx(last.mean() - first.mean())
+    # McNemar's, of one run each, its variance about the mean.
+    gained, lost, n = (last & ~first).sum(), (first & ~last).sum(), len(labels)
+    if gained != lost:
+        chi2 = (gained - lost) ** 2 / (gained + lost)
+        assert whole["p"] == pytest.approx(2 * norm.sf(np.sqrt(chi2 * (n - 1) / (n - chi2))))
+    assert f"+unlabeled over student: {100 * whole['difference']:+.2f} points" in table
     from matplotlib import image
 
     assert min(image.imread(folder / "table.png").shape[:2]) > 100
