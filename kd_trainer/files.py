@@ -111,7 +111,7 @@ def find_column(columns, name, usual, source, required):
     if name is not None:
         if name not in columns:
             raise InputError(
-                f"{source}: no column {name!r}, the columns are {', '.join(map(repr, columns))}: pass another"
+                f"{source}: no column {name!r}, the columns are {', '.join(map(repr, columns))}: name another"
             )
         return name
     found = next((column for column in usual if column in columns), None)

@@ -235,7 +235,7 @@ def find_foreign(folder):
     model = next((name for name in names if is_of_model(name)), None)
     if model is not None:
         return f"a model ({model})"
-    own = [name for name in (RECIPE, SCORED, VALIDATION, SEARCH_TABLE, BEST) if name in names]
+    own = [name for name in (SCORED, VALIDATION, SEARCH_TABLE, BEST) if name in names]
     if (folder / DIGEST).is_symlink():  # a kill may leave it, as a file, before there is a recipe
         own.append(DIGEST)
     plots = [f"{PLOTS}/{name}" for name in WRITTEN[PLOTS] if os.path.lexists(folder / PLOTS / name)]
@@ -326,9 +326,11 @@ def find_checkpoint(folder, settings, args, overwrite):
     check_places(folder)
     if not folder.exists():
         return wanted
+    is_stray = os.path.lexists(folder / RECIPE) and not has_run(folder) and not has_report(folder)
+    stray = f"--output_dir {folder} holds {RECIPE}, which no run has written: move it away, or choose another"
     if overwrite:
-        if os.path.lexists(folder / RECIPE) and not has_run(folder) and not has_report(folder):
-            raise InputError(f"--output_dir {folder} holds {RECIPE}, which no run has written: move it away")
+        if is_stray:
+            raise InputError(stray)
         return wanted
     if (folder / REPORT).exists():
         lacks = {"export": bool(settings.get("export")) and not (folder / ONNX).exists()}
@@ -343,6 +345,8 @@ def find_checkpoint(folder, settings, args, overwrite):
         foreign = find_foreign(folder)
         if foreign is not None:
             raise InputError(f"--output_dir {folder} holds {foreign} that this run did not make: {cure}")
+        if is_stray:
+            raise InputError(stray)
         return wanted
     has_weights = any(WEIGHTS.fullmatch(path.name) for path in folder.glob("*"))
     differing = differing_settings(folder, settings) if last is not None or searched or has_weights else ""

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -586,7 +587,9 @@ def describe_run(run):
         return  # there is no model here that a card could be about
     card, answered = run.output_dir / CARD, (read_json(run.output_dir / REPORT), *read_scored(run.output_dir))
     if card.exists() and not is_unchanged(card):
-        logger.warning(f"{card} was written or edited by somebody and stays: it may tell of another run")
+        logger.warning(
+            f"{card} was written or edited by somebody and stays: python -m kd_trainer.card --overwrite replaces it"
+        )
         draw_plots(run.output_dir, *answered)
     else:
         write_card(run.output_dir, *answered)
