@@ -587,9 +587,8 @@ def describe_run(run):
         return  # there is no model here that a card could be about
     card, answered = run.output_dir / CARD, (read_json(run.output_dir / REPORT), *read_scored(run.output_dir))
     if card.exists() and not is_unchanged(card):
-        logger.warning(
-            f"{card} was written or edited by somebody and stays: python -m kd_trainer.card --overwrite replaces it"
-        )
+        cure = f"python -m kd_trainer.card {shlex.quote(str(run.output_dir))} --overwrite"
+        logger.warning(f"{card} was written or edited by somebody and stays: {cure} replaces it")
         draw_plots(run.output_dir, *answered)
     else:
         write_card(run.output_dir, *answered)
