@@ -132,7 +132,7 @@ def results(folder, report):
     lines = [
         f"## Results\n\nOn the {split} split, {report['data']['rows'][split]:,} texts"
         + (
-            ", which chose nothing:"
+            ", by which nothing was chosen:"
             if split == "test"
             else ", which also chose the epoch, so that it flatters a little:"
         ),
@@ -140,7 +140,7 @@ def results(folder, report):
         "; ".join(f"`{name}`: {roles[name]}" for name in rows if name in roles)
         + ". Precision, recall and F1 are macro averages, agreement is the share of texts that get the teacher's "
         "label; latency_ms is the median of one text, texts_per_s is at batch 32, both on one CPU thread from text to "
-        "logits.",
+        "logits. The rows are timed one after the other: on a busy machine they differ by what else it did.",
     ]
     comparison = report.get("comparison", {})
     said = []
@@ -239,7 +239,8 @@ def calibration(folder, report):
     )
     if any(row["temperature"] is not None for row in found.values()):
         said += (
-            " Logits divided by the temperature, which was chosen on the validation split, have the error behind it."
+            " The last column is the error after all logits are divided by the temperature, which was chosen on the "
+            "validation split."
         )
     if report["split"] == "validation":
         said += (
