@@ -101,9 +101,9 @@ def decoded_lines(path):
         raise InputError(f"{path}: not a readable file ({error}): check the path") from None
 
 
-def find_column(columns, name, usual, source, required):
+def find_column(columns, flag, name, usual, source, required):
     """
-    The column that is called `name`, or one of the `usual` names when `name` is None.
+    The column that is called `name`, which `flag` gives, or one of the `usual` names when `name` is None.
 
     Raises:
         `InputError`: When a required or named column is missing.
@@ -111,14 +111,14 @@ def find_column(columns, name, usual, source, required):
     if name is not None:
         if name not in columns:
             raise InputError(
-                f"{source}: no column {name!r}, the columns are {', '.join(map(repr, columns))}: name another"
+                f"{source}: no column {name!r}, the columns are {', '.join(map(repr, columns))}: give another {flag}"
             )
         return name
     found = next((column for column in usual if column in columns), None)
     if found is None and required:
         raise InputError(
             f"{source}: no column is called {', '.join(usual)}; the columns are {', '.join(map(repr, columns))}: "
-            f"pass {'--text_column' if usual is TEXT_COLUMNS else '--label_column'}"
+            f"pass {flag}"
         )
     return found
 
@@ -136,12 +136,12 @@ def find_columns(columns, text_column, label_column, text_pair_column, source, n
     latter is None when there is none and none is needed.
     """
     check_header(columns, source)
-    texts = [find_column(columns, text_column, TEXT_COLUMNS, source, required=True)]
+    texts = [find_column(columns, "--text_column", text_column, TEXT_COLUMNS, source, required=True)]
     if text_pair_column is not None:
-        texts.append(find_column(columns, text_pair_column, (), source, required=True))
+        texts.append(find_column(columns, "--text_pair_column", text_pair_column, (), source, required=True))
         if texts[0] == texts[1]:
             raise InputError(f"{source}: column {texts[0]!r} is both texts of the pair: pass another --text_column")
-    label = find_column(columns, label_column, LABEL_COLUMNS, source, required=need_labels)
+    label = find_column(columns, "--label_column", label_column, LABEL_COLUMNS, source, required=need_labels)
     if label in texts:
         raise InputError(f"{source}: column {label!r} is a text and the label: pass another --text_column")
     return texts, label

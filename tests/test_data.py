@@ -384,7 +384,7 @@ def test_what_a_data_set_lacks_is_named(folder):
     write_parquet(folder, {"train": numbered(20)}, ["a", "b"])
     with refused("no split 'test'", "train"):
         load_data(DataArguments(dataset_name=str(folder)), ALL)
-    with refused("no column 'body'", "'sentence', 'label'"):
+    with refused("no column 'body'", "'sentence', 'label'", "--text_column"):
         load_data(DataArguments(dataset_name=str(folder), text_column="body"))
     with refused("--dataset_name", folder / "missing", "cannot be loaded"):
         load_data(DataArguments(dataset_name=str(folder / "missing")))

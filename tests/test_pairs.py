@@ -440,7 +440,7 @@ def test_the_teachers_own_tokenizer_and_an_online_teacher(flags, teacher, tmp_pa
     [
         (["--predict_text=a"], ["--text_pair_column", "--predict_text_pair"]),
         (["--predict_text_pair=a"], ["--predict_text_pair", "--predict_text:"]),
-        (["--text_pair_column=c"], ["train.tsv", "no column 'c'"]),
+        (["--text_pair_column=c"], ["train.tsv", "no column 'c'", "--text_pair_column"]),
         (["--text_pair_column=a"], ["train.tsv", "both texts"]),
         (["--test_file=a.txt"], ["a.txt", "--text_pair_column"]),
     ],
