@@ -178,9 +178,9 @@ def draw_waterfall(rows, seed_variance, teacher, path):
         if place:
             axes.plot([place - 1.3, place + 0.3], [before, before], color="0.4", linewidth=0.8)
         gain = f"{mean:.2f}" if not place else f"{mean:.2f}\n({mean - before:+.2f})"
-        place = (place, max(high, mean, before))
+        top = (place, max(high, mean, before))
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the teacher's line does not cross it
-        axes.annotate(gain, place, (0, 4), "data", "offset points", ha="center", size=8, bbox=paper)
+        axes.annotate(gain, top, (0, 4), "data", "offset points", ha="center", size=8, bbox=paper)
     if teacher is not None:
         axes.axhline(100 * teacher, color="C0", linestyle="--", linewidth=1, zorder=0)
         axes.text(1.01, 100 * teacher, "teacher", transform=axes.get_yaxis_transform(), va="center", size=8)

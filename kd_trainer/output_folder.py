@@ -219,7 +219,12 @@ def is_copy(folder, settings):
 
 def is_of_model(name):
     """Whether a file's name is one that a run writes its model, or what the Trainer keeps with it, into."""
-    return MODEL.fullmatch(name) is not None or any(fnmatch.fnmatchcase(name, one) for one in TOKENIZER_FILES)
+    return MODEL.fullmatch(name) is not None or matches(name, TOKENIZER_FILES)
+
+
+def matches(name, patterns):
+    """Whether a file's name fits one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def find_foreign(folder):

@@ -269,11 +269,18 @@ def read_history(folder):
         return []
     history = read_json(path).get("log_history")
     for entry in history if isinstance(history, list) else [None]:
-        drawn = {name for name in entry if is_loss(name) or name in SCORES} if isinstance(entry, dict) else {None}
-        is_whole = None not in drawn and all(isinstance(entry[name], float | int | None) for name in drawn)
-        if not is_whole or drawn and not is_number(entry.get("epoch")):
+        if not is_drawable(entry):
             raise InputError(f"{path} is damaged (log_history: {entry!r:.60}): remove it, it is not drawn then")
     return history
+
+
+def is_drawable(entry):
+    """Whether an entry of the log is an object in which all that is drawn is a number, or None, and has an epoch."""
+    if not isinstance(entry, dict):
+        return False
+    drawn = [value for name, value in entry.items() if is_loss(name) or name in SCORES]
+    is_whole = all(isinstance(value, float | int | None) for value in drawn)
+    return is_whole and (not drawn or is_number(entry.get("epoch")))
 
 
 def is_loss(name):

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import fnmatch
 import json
 import logging
 import re
@@ -21,7 +20,18 @@ from .card_file import CARD
 from .errors import HubError, InputError
 from .json_file import read_json, read_object
 from .network import why_unreachable
-from .output_folder import ONNX, PLOTS, RECIPE, REPORT, TOKENIZER_FILES, WRITTEN, has_report, has_run, is_export
+from .output_folder import (
+    ONNX,
+    PLOTS,
+    RECIPE,
+    REPORT,
+    TOKENIZER_FILES,
+    WRITTEN,
+    has_report,
+    has_run,
+    is_export,
+    matches,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +53,6 @@ OUTDATED = (
 CHECKPOINTS = re.compile(r"(last-checkpoint|checkpoint-\d+)/")
 CHECKPOINT_STRATEGIES = ("checkpoint", "all_checkpoints")  # of --hub_strategy
 PASSING = {408, 429}  # of the answers that say that the request is wrong, those that pass with time
-
-
-def matches(name, patterns):
-    """Whether a file's name fits one of the patterns."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_published(path):
