@@ -81,6 +81,9 @@ def test_every_recipe_runs_for_two_steps(recipe, data, teacher, tmp_path):
         flags += ["--teacher_name_or_path", *[str(teacher)] * count, f"--teacher_cache_dir={tmp_path / 'cache'}"]
     if "teacher_column" in settings:
         flags += [flag.replace(".txt", ".jsonl") for flag in data if not flag.startswith("--class_file")]
+    if "unlabeled_file" in settings:
+        (tmp_path / "more.txt").write_text("\n".join(make_rows(20, seed=9)[0]) + "\n", encoding="utf-8")
+        flags += [f"--unlabeled_file={tmp_path / 'more.txt'}"]
     if settings.get("embedding_init") == "teacher":
         flags += ["--embedding_size=16"]
     if "model_name_or_path" in settings:  # a model of the hub

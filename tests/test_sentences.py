@@ -1,0 +1,84 @@
+"""Phrases are split by the sentence they are cut of, compared with a search of strings."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+WORDS = "a film of great wit and little heart told by people who never once look at each other".split()
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    path = Path(__file__).parent.parent / "recipes" / "sst2" / "sentences.py"
+    spec = importlib.util.spec_from_file_location("sentences", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Sentences of ten words and two of three, each with the phrases that begin or end it; some share phrases."""
+    whole = [
+        " ".join(WORDS[(number * 5 + step * (number % 3 + 1)) % len(WORDS)] for step in range(10))
+        for number in range(12)
+    ]
+    whole = list(dict.fromkeys(whole)) + ["told by who", "who never heart"]
+    texts = []
+    for text in whole:
+        words = text.split()
+        texts += [" ".join(words[:end]) for end in range(1, len(words))] + [" ".join(words[1:]) + " ", text + " "]
+    return [(str(len(text) % 2), text) for text in texts]
+
+
+def contains(sentence, phrase):
+    return f" {' '.join(phrase.split())} " in f" {' '.join(sentence.split())} "
+
+
+def test_no_phrase_of_a_held_out_sentence_alone_is_trained_on(sentences, rows):
+    train, held = sentences.hold_out(rows, count=4, shortest=5, seed=0)
+    assert len(held) == 4 and all(len(text.split()) == 10 for _, text in held)
+    texts = list(dict.fromkeys(text for _, text in rows))
+    whole = [
+        text for text in texts if not any(contains(other, text) and other.split() != text.split() for other in texts)
+    ]
+    kept = [text for text in whole if text not in {text for _, text in held}]
+    assert set(whole) >= {text for _, text in held} and len(kept) == len(whole) - 4
+    assert train == [row for row in rows if any(contains(sentence, row[1]) for sentence in kept)]
+    lost = [row for row in rows if row not in train and row not in held]
+    assert lost and any(contains(text, phrase) for _, phrase in train for _, text in held)
+
+
+def test_a_seed_is_one_split_and_another_seed_another(sentences, rows):
+    first, again, other = (sentences.hold_out(rows, count=4, shortest=5, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_the_script_writes_what_the_trainers_read(sentences, rows, tmp_path, monkeypatch):
+    source, output = tmp_path / "train.tsv", tmp_path / "out"
+    source.write_text("label\tsentence\n" + "".join(f"{label}\t{text}\n" for label, text in rows), encoding="utf-8")
+    table = tmp_path / "reviews.csv"
+    table.write_text('\ufeff"1","it is , "" say ""  good . \nbad\n"\n"-1","it is , "" say "" good .\nno good at all"\n')
+    command = ["sentences.py", f"--train_file={source}", "--sentences=4", "--shortest=5", f"--output_dir={output}"]
+    monkeypatch.setattr(sys, "argv", [*command, f"--reviews={table}"])
+    sentences.main()
+    reviews = (output / "reviews.txt").read_text(encoding="utf-8")
+    assert reviews == 'it is , " say " good .\nno good at all\n'
+    train, held = sentences.hold_out(rows, count=4, shortest=5, seed=0)
+    for name, part in (("train", train), ("validation", held)):
+        lines = (output / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        assert lines == ["label\tsentence", *("\t".join(row) for row in part)]
+    variants = (output / "variants.txt").read_text(encoding="utf-8").splitlines()
+    assert len(variants) == len(set(variants)) > len(train)
+    known = {word for _, text in train for word in text.split()}
+    assert {word for text in variants for word in text.split()} <= known
+
+
+def test_reviews_are_read_from_a_folder_too(sentences, tmp_path):
+    (tmp_path / "neg").mkdir()
+    (tmp_path / "neg" / "b.txt").write_text("so bad \nso  long")
+    (tmp_path / "a.txt").write_text("good\n")
+    (tmp_path / "a.md").write_text("nothing\n")
+    assert sentences.read_reviews(tmp_path) == ["good", "so bad", "so long"]
