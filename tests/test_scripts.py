@@ -354,7 +354,8 @@ def test_nothing_is_written_through_a_link_of_somebodys(distil_flags, tmp_path, 
     (tmp_path / "distilled").mkdir()
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "distilled" / name).symlink_to(tmp_path / "mine")
-    with refused(f"holds {name}"):
+    whose = ", which no run has written" if name == "recipe.yaml" else " that this run did not make"
+    with refused(f"holds {name}{whose}"):
         run_distill.main(distil_flags)
     assert (tmp_path / "mine").read_text() == "mine"
 

@@ -1,21 +1,16 @@
 """Phrases are split by the sentence they are cut of, compared with a search of strings."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import load_recipe_script
 
 WORDS = "a film of great wit and little heart told by people who never once look at each other".split()
 
 
 @pytest.fixture(scope="module")
 def sentences():
-    path = Path(__file__).parent.parent / "recipes" / "sst2" / "sentences.py"
-    spec = importlib.util.spec_from_file_location("sentences", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe_script("sst2/sentences.py")
 
 
 @pytest.fixture(scope="module")

