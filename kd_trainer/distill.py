@@ -283,21 +283,22 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     """
     online = teacher.args.teacher_mode == "online"
     its_tokens = (teacher.models[0].tokenizer, teacher.models[0].max_length) if online else ()
-    texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
+    names = [name for name in ("train", "validation") if name in data.splits]
+    texts = [data.splits[name] for name in names]
     more = find_transfer_set(run, teacher.args, student_tokenizer, data)
-    if more is not None:
-        texts["transfer"] = more
+    names += ["transfer"] * len(more)
+    texts += more
     with run.args.main_process_first(desc="tokenizing"):
-        splits = {name: tokenize(split, student_tokenizer, max_length, *its_tokens) for name, split in texts.items()}
+        splits = [tokenize(split, student_tokenizer, max_length, *its_tokens) for split in texts]
     if flag := compares_states(run.args):
-        splits = {name: without_second_tokens(split, flag) for name, split in splits.items()}
+        splits = [without_second_tokens(split, flag) for split in splits]
     train = data.splits["train"]
     if online:
         labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)
         sample = train.select(np.random.default_rng(0).permutation(labelled)[:1000])
         warn_at_chance(teacher.logits(sample, run), sample["labels"][:])
     else:
-        for name, split in texts.items():
+        for position, (name, split) in enumerate(zip(names, texts, strict=True)):
             logits = teacher.logits(split, run, half=True)
             if logits is None and name == "validation":
                 logger.warning("the validation split has no answers of the teacher: its loss is the labels' alone")
@@ -309,10 +310,10 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
                 )
             if name == "train":
                 warn_at_chance(logits, train["labels"][:])
-            splits[name] = add_logits(splits[name], logits)
-    if more is not None:
-        splits["train"] = datasets.concatenate_datasets([splits["train"], splits.pop("transfer")])
-    return splits
+            splits[position] = add_logits(splits[position], logits)
+    parts = {name: [split for its, split in zip(names, splits, strict=True) if its == name] for name in names}
+    parts["train"] += parts.pop("transfer", [])
+    return {name: datasets.concatenate_datasets(part) for name, part in parts.items()}
 
 
 def fit_distilled(run, student, tokenizer, teacher, data, max_length):

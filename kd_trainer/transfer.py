@@ -122,50 +122,46 @@ def transfer_set(data, teacher_args, text_column, mask, seed, text_pair_column=N
         text_pair_column (`str`, *optional*): Of the files, where the data's texts are pairs.
 
     Returns:
-        `datasets.Dataset` with columns `text`, for pairs `text_pair`, and `labels` (all −100), or None where neither
-        flag is given.
+        `list[datasets.Dataset]`, of each file and of the variants one, with columns `text`, for pairs `text_pair`, and
+        `labels` (all −100). Apart, so that the teacher labels what is new where a file is added.
 
     Raises:
         `InputError`: For a file that cannot be read.
     """
     files, kinds = teacher_args.unlabeled_file or [], teacher_args.augment or []
     if not files and not kinds:
-        return None
+        return []
     check_augmentations(kinds)
     # Hashes, not texts: collisions lose a text in 2^40 or so.
     known = {hash(stripped(text)) for split in data.splits.values() for text in texts_of(split)[:]}
-    counts = {"left out": 0}
-
-    def new(source, texts):
-        count = 0
-        for text in texts:
-            if hash(stripped(text)) in known:
-                counts["left out"] += 1
-            elif "".join(sides(text)).strip():
-                count += 1
-                yield text
-        counts[source] = count
+    sources = [(f"of {path}", iterate_texts(path, text_column, text_pair_column)) for path in files]
+    if kinds:
+        texts = texts_of(data.splits["train"])[:]
+        sources.append(("variants", augment(texts, kinds, teacher_args.num_augmented, mask, seed)))
+    counts, left_out = [0] * len(sources), 0
 
     def generate():
-        for path in files:
-            yield from new(path, iterate_texts(path, text_column, text_pair_column))
-        if kinds:
-            texts = texts_of(data.splits["train"])[:]
-            yield from new("variants", augment(texts, kinds, teacher_args.num_augmented, mask, seed))
+        nonlocal left_out
+        for number, (_, texts) in enumerate(sources):
+            for text in texts:
+                if hash(stripped(text)) in known:
+                    left_out += 1
+                elif "".join(sides(text)).strip():
+                    counts[number] += 1
+                    yield text
 
     folder = tempfile.mkdtemp(prefix="kd_trainer_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     schema = pa.schema({name: pa.string() for name in columns_of([], data.has_pairs)} | {"labels": pa.int64()})
-    texts, size = generate(), 0
+    texts = generate()
     with pa.OSFile(f"{folder}/texts.arrow", "wb") as file, pa.RecordBatchStreamWriter(file, schema) as writer:
         while batch := list(itertools.islice(texts, 10_000)):
             rows = [*columns_of(batch, data.has_pairs).values(), [NO_LABEL] * len(batch)]
             writer.write_batch(pa.record_batch(rows, schema=schema))
-            size += len(batch)
-    if size == 0:
+    if not any(counts):
         raise InputError("--unlabeled_file and --augment give no text that is not in the data already: leave them out")
-    logger.info(
-        f"transfer set of {size} texts: "
-        + ", ".join(f"{count} {'of ' if source in files else ''}{source}" for source, count in counts.items())
-    )
-    return datasets.Dataset.from_file(f"{folder}/texts.arrow")
+    found = [f"{count} {source}" for count, (source, _) in zip(counts, sources, strict=True)]
+    logger.info(f"transfer set of {sum(counts)} texts: {left_out} left out, {', '.join(found)}")
+    whole = datasets.Dataset.from_file(f"{folder}/texts.arrow")
+    ends = list(itertools.accumulate(counts))
+    return [whole.select(range(end - count, end)) for end, count in zip(ends, counts, strict=True) if count]

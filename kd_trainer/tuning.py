@@ -257,7 +257,7 @@ def make_trainer(run, given, student, tokenizer, max_length, teacher, data):
             return 0
         # The files without labels, which may be large, are not read again.
         alone = replace(teacher.args, num_augmented=number, unlabeled_file=None)
-        return len(find_transfer_set(run, alone, tokenizer, data))
+        return sum(map(len, find_transfer_set(run, alone, tokenizer, data)))
 
     def count_rows_with(number):
         # Fewer variants are the first of more, see `augment`.

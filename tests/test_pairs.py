@@ -266,9 +266,9 @@ def test_the_transfer_set_is_of_pairs_that_stand_in_no_split(tmp_path):
     data = TextData(datasets.DatasetDict(splits), NAMES)
     new = [("球队胜", "今日"), ("股市大涨", "球队胜")]
     path = write_pairs(tmp_path / "more.csv", [*PAIRS, *new], [None] * 6)
-    more = transfer_set(data, transfer_arguments([path]), None, "□", 0, "text_pair")
+    (more,) = transfer_set(data, transfer_arguments([path]), None, "□", 0, "text_pair")
     assert texts_of(more)[:] == new and more.column_names == ["text", "text_pair", "labels"]
-    varied = transfer_set(data, transfer_arguments(kinds=["drop"], variants=60), None, "□", 0, "text_pair")
+    (varied,) = transfer_set(data, transfer_arguments(kinds=["drop"], variants=60), None, "□", 0, "text_pair")
     assert len(varied) > 30 and not set(texts_of(varied)) & set(PAIRS)
     with refused("more.csv", "no column 'other'"):
         transfer_set(data, transfer_arguments([path]), None, "□", 0, "other")

@@ -679,6 +679,19 @@ def test_two_teachers_a_column_and_a_transfer_set_in_one_run(distil_flags, data,
     assert "teacher" not in report and report["distilled"]["agreement"] is None
 
 
+def test_of_files_without_labels_the_added_one_is_labelled(distil_flags, tmp_path):
+    paths, cache = [str(tmp_path / f"{name}.txt") for name in ("first", "added", "last")], tmp_path / "cache"
+    for seed, path in enumerate(paths):
+        texts, _ = make_rows(30 + seed, 9 + seed)
+        Path(path).write_text("\n".join(texts) + "\n", encoding="utf-8")
+    flags = [*distil_flags, f"--teacher_cache_dir={cache}", "--max_steps=1", "--overwrite_output_dir"]
+    run_distill.main([*flags, "--unlabeled_file", paths[0], paths[2]])
+    known = set(cache.iterdir())
+    run_distill.main([*flags, "--unlabeled_file", *paths])
+    (new,) = set(cache.iterdir()) - known
+    assert len(load_file(new)["logits"]) == 31
+
+
 def test_a_linear_model_teaches_alone_and_with_others(distil_flags, tmp_path):
     model = ["--linear_teacher", "--augment", "drop", "--num_augmented=2", "--compare_student"]
     run_distill.main([*distil_flags, *model, "--teacher_weights", "1", "2"])

@@ -122,20 +122,24 @@ def test_files_of_all_kinds_are_read_text_by_text(tmp_path, suffix):
 def test_no_text_of_any_split_is_in_it(data, tmp_path):
     more = ["新闻一", "验证", " 测试", TEXTS[0], "", "  ", "新闻二"]
     files = [write(tmp_path / "one.txt", more), write(tmp_path / "two.jsonl", ["三"])]
-    dataset = transfer_set(data, arguments(files), None, "□", 0)
-    assert dataset["text"][:] == ["新闻一", "新闻二", "三"] and set(dataset["labels"][:]) == {-100}
-    assert dataset.cache_files  # on disk
+    files.insert(1, write(tmp_path / "known.txt", TEXTS))
+    parts = transfer_set(data, arguments(files, kinds=["drop"], variants=9), None, "□", 0)
+    assert [part["text"][:] for part in parts[:-1]] == [["新闻一", "新闻二"], ["三"]]
+    (variants,) = transfer_set(data, arguments(kinds=["drop"], variants=9), None, "□", 0)
+    assert parts[-1]["text"][:] == variants["text"][:]
+    for part in parts:
+        assert set(part["labels"][:]) == {-100} and part.cache_files  # on disk
 
 
 def test_variants_are_of_the_training_texts_alone(data):
-    dataset = transfer_set(data, arguments(kinds=["drop"], variants=50), None, "□", 0)
+    (dataset,) = transfer_set(data, arguments(kinds=["drop"], variants=50), None, "□", 0)
     letters = set("".join(TEXTS))
     assert len(dataset) > 50 and all(set(text) <= letters for text in dataset["text"][:])
     assert not set(dataset["text"][:]) & set(TEXTS)
 
 
 def test_nothing_asked_gives_nothing(data):
-    assert transfer_set(data, arguments(), None, "□", 0) is None
+    assert transfer_set(data, arguments(), None, "□", 0) == []
 
 
 def test_mistakes_are_named(data, tmp_path):
