@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from conftest import load_recipe_script
+from conftest import load_recipe_script, refused
 
 WORDS = "a film of great wit and little heart told by people who never once look at each other".split()
 
@@ -96,3 +96,13 @@ def test_reviews_of_imdb_are_cut_as_sst_cuts_and_snippets_left_out(sentences, tm
     }
     assert sentences.read_imdb(table, 2, seed=0) == drawn[:2]
     assert len({tuple(sentences.read_imdb(table, 9, seed=seed)) for seed in range(9)}) > 1
+
+
+def test_a_table_of_another_kind_and_a_missing_one_are_named(sentences, tmp_path, monkeypatch):
+    table = tmp_path / "table.csv"
+    table.write_text("review,label\ngood,1\n")
+    with refused("table.csv", "text and source", "'review'"):
+        sentences.read_imdb(table, 9, seed=0)
+    monkeypatch.setattr(sys, "argv", ["sentences.py", f"--train_file={table}", f"--imdb={tmp_path / 'none.csv'}"])
+    with refused("none.csv", "no such file"):
+        sentences.main()

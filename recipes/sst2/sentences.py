@@ -20,6 +20,8 @@ import re
 import sys
 from pathlib import Path
 
+from kd_trainer.console import run_console
+from kd_trainer.errors import InputError
 from kd_trainer.transfer import HOLE, augment
 
 CLITIC = r"n't\b|'(?:s|re|ve|ll|d|m)\b"
@@ -81,9 +83,17 @@ def read_imdb(path, count, seed):
 
     Returns:
         `list[str]`: Different sentences in the order of the draw.
+
+    Raises:
+        `InputError`: For a table without these columns.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        texts = [row["text"].lower() for row in csv.DictReader(file) if row["source"] == "imdb"]
+        reader = csv.DictReader(file)
+        if not {"text", "source"} <= set(reader.fieldnames or ()):
+            raise InputError(
+                f"{path}: its columns are {reader.fieldnames!s:.80}, not text and source: pass another table"
+            )
+        texts = [row["text"].lower() for row in reader if row["source"] == "imdb"]
     texts = (re.sub(r"<br\s*/?>", "\n", text) for text in texts)
     lines = (line for text in texts for line in re.split(r"\n|(?<=[.!?])[\"')]*\s+", text))
     spaced = (re.sub(f"({CLITIC})", r" \1", line) for line in lines)
@@ -93,7 +103,7 @@ def read_imdb(path, count, seed):
     return sentences[:count]
 
 
-def main():
+def main(argv=None):
     """Writes `train.tsv`, `validation.tsv`, `variants.txt`, and `reviews.txt` and `imdb.txt` where they are asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_file", default="data/sst2/train.tsv", help="A header, then label and text.")
@@ -105,7 +115,10 @@ def main():
     parser.add_argument("--imdb", type=Path, help="A table of reviews with the columns text and source.")
     parser.add_argument("--num_imdb", type=int, default=120000, help="How many of their sentences to draw.")
     parser.add_argument("--output_dir", type=Path, default="outputs/sst2/sentences")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    for path in (Path(args.train_file), args.reviews, args.imdb):
+        if path is not None and not path.exists():
+            raise InputError(f"{path}: no such file: see --help for where it is found")
     header, *lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
     rows = [tuple(line.split("\t")) for line in lines]
     train, held = hold_out(rows, args.sentences, args.shortest, seed=0)
@@ -125,4 +138,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_console(main)
