@@ -283,37 +283,35 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     """
     online = teacher.args.teacher_mode == "online"
     its_tokens = (teacher.models[0].tokenizer, teacher.models[0].max_length) if online else ()
-    names = [name for name in ("train", "validation") if name in data.splits]
-    texts = [data.splits[name] for name in names]
-    more = find_transfer_set(run, teacher.args, student_tokenizer, data)
-    names += ["transfer"] * len(more)
-    texts += more
+    texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
+    parts = find_transfer_set(run, teacher.args, student_tokenizer, data)
+    more = {f"transfer {number}": part for number, part in enumerate(parts)}
+    texts |= more
     with run.args.main_process_first(desc="tokenizing"):
-        splits = [tokenize(split, student_tokenizer, max_length, *its_tokens) for split in texts]
+        splits = {name: tokenize(split, student_tokenizer, max_length, *its_tokens) for name, split in texts.items()}
     if flag := compares_states(run.args):
-        splits = [without_second_tokens(split, flag) for split in splits]
+        splits = {name: without_second_tokens(split, flag) for name, split in splits.items()}
     train = data.splits["train"]
     if online:
         labelled = np.flatnonzero(np.array(train["labels"][:]) != NO_LABEL)
         sample = train.select(np.random.default_rng(0).permutation(labelled)[:1000])
         warn_at_chance(teacher.logits(sample, run), sample["labels"][:])
     else:
-        for position, (name, split) in enumerate(zip(names, texts, strict=True)):
+        for name, split in texts.items():
             logits = teacher.logits(split, run, half=True)
             if logits is None and name == "validation":
                 logger.warning("the validation split has no answers of the teacher: its loss is the labels' alone")
                 continue
             if logits is None:
                 raise InputError(
-                    f"--teacher_column {teacher.args.teacher_column}: the {name} texts have no such answers: leave "
-                    "out --unlabeled_file and --augment, or give a model as teacher"
+                    f"--teacher_column {teacher.args.teacher_column}: the {name.split()[0]} texts have no such "
+                    "answers: leave out --unlabeled_file and --augment, or give a model as teacher"
                 )
             if name == "train":
                 warn_at_chance(logits, train["labels"][:])
-            splits[position] = add_logits(splits[position], logits)
-    parts = {name: [split for its, split in zip(names, splits, strict=True) if its == name] for name in names}
-    parts["train"] += parts.pop("transfer", [])
-    return {name: datasets.concatenate_datasets(part) for name, part in parts.items()}
+            splits[name] = add_logits(splits[name], logits)
+    taught = [splits.pop(name) for name in ("train", *more)]
+    return {"train": datasets.concatenate_datasets(taught), **splits}
 
 
 def fit_distilled(run, student, tokenizer, teacher, data, max_length):
