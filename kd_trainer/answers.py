@@ -13,9 +13,17 @@ def are_probabilities(answers):
     return (answers >= 0).all(axis=1) & (np.abs(answers.sum(axis=1) - 1) < 0.01)
 
 
+def centred(logits):
+    """
+    `(num_rows, num_labels)` logits with a mean of 0 in each row, as a model's are, nearly. Log-probabilities are far
+    from it: no softmax sees that, but a student that is to have the same logits would learn it first.
+    """
+    return logits - logits.mean(axis=-1, keepdims=True)
+
+
 def to_logits(answers):
-    """`(num_rows, num_labels)` logits as they are; of probabilities the logarithms, none below that of 1e-5."""
-    return np.log(answers.clip(min=LEAST_PROBABILITY)) if are_probabilities(answers).all() else answers
+    """`(num_rows, num_labels)` logits as they are; of probabilities, clipped to 1e-5, the logarithms, [`centred`]."""
+    return centred(np.log(answers.clip(min=LEAST_PROBABILITY))) if are_probabilities(answers).all() else answers
 
 
 def ask_estimator(estimator, texts, label_names):

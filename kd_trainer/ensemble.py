@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .answers import teacher_answers
+from .answers import centred, teacher_answers
 from .arguments import TeacherArguments
 from .errors import InputError
 from .metrics import agreement, score_logits
@@ -107,7 +107,8 @@ class ClassifierTeacher:
 @dataclass
 class Ensemble:
     """
-    Several teachers as one, who says the weighted mean of their log-probabilities; a single one says its own logits.
+    Several teachers as one, who says the weighted mean of their log-probabilities, less each row's own mean
+    ([`centred`]); a single one says its own logits.
 
     Args:
         members (`list[Teacher | ClassifierTeacher | ColumnTeacher]`): At least one.
@@ -148,8 +149,7 @@ class Ensemble:
             return answers[0]
         weights = np.asarray(self.weights) / sum(self.weights)
         log_probs = (log_softmax(answer.astype(np.float64), axis=-1) for answer in answers)
-        mean = sum(weight * one for weight, one in zip(weights, log_probs, strict=True))
-        return log_softmax(mean, axis=-1).astype(np.float32)
+        return centred(sum(weight * one for weight, one in zip(weights, log_probs, strict=True))).astype(np.float32)
 
     def logits(self, split, run, half=False):
         """
