@@ -39,9 +39,12 @@ def main(argv):
     if not tuning_args.tune:  # which has its own word for it
         check_states(args, teacher_args, student_args)
     from kd_trainer.ablation import ablate, prepare_ablation
+    from kd_trainer.transfer import check_transfer
     from kd_trainer.tuning import prepare_search, tune
     from kd_trainer.workflow import get_data, run_alone, start_run
 
+    if args.do_train:
+        check_transfer(teacher_args, data_args.text_column, data_args.text_pair_column)
     prepare_ablation(settings, ablation_args, args)
     run = start_run(settings, args, data_args, run_args)
     if run is None:

@@ -21,7 +21,6 @@ from .errors import InputError
 from .output_folder import REPORT, check_writable, lock, plain
 from .plots import check_matplotlib
 from .significance import bootstrap_interval, paired_test
-from .transfer import check_augmentations
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +51,10 @@ def check_parts(settings):
         if settings.get(name) is not None:
             raise InputError(f"--ablation builds the student up from nothing: leave out --{name}")
     if settings.get("overwrite_output_dir"):
-        raise InputError("--ablation goes on where it stopped: leave out --overwrite_output_dir, or remove its folder")
-    check_augmentations(settings.get("augment"))
-    for name in ("embedding_init", "unlabeled_file"):
-        given = settings.get(name) or []
-        for path in [given] if isinstance(given, str) else given:
-            if path != "teacher" and not Path(path).exists():
-                raise InputError(f"--{name} {path}: no such file: check the path")
+        raise InputError("--ablation goes on where it stopped: leave out --overwrite_output_dir")
+    path = settings.get("embedding_init")
+    if path not in (None, "teacher") and not Path(path).exists():
+        raise InputError(f"--embedding_init {path}: no such file: check the path")
     if not settings.get("teacher_name_or_path"):
         for name in ("tokenizer_type", "embedding_init"):
             if settings.get(name) == "teacher":
@@ -112,7 +108,7 @@ def write_stages(stages, folder):
         command = f"python {script}.py {shlex.quote(str(path))}"
         text = yaml.safe_dump({**settings, "output_dir": str(folder / name / "again")}, allow_unicode=True)
         texts[path] = f"# A stage of an ablation.\n# {command}\n\n{text}"
-        if path.exists() and path.read_text(encoding="utf-8") != texts[path]:
+        if path.exists() and path.read_bytes() != texts[path].encode():
             raise InputError(f"{path} says something else: remove {folder}, or choose another --output_dir")
     folder.mkdir(parents=True, exist_ok=True)
     new = [path for path in texts if not path.exists()]

@@ -137,7 +137,7 @@ class StudentArguments(ModelArguments):
         default=False,
         metadata={
             "help": "Update the embeddings of a step's own tokens alone: several times faster where the vocabulary is "
-            "large, such as a teacher's."
+            "large, such as a teacher's. They are not decayed."
         },
     )
     hidden_size: int = field(
@@ -154,7 +154,10 @@ class StudentArguments(ModelArguments):
     )
     ngram_buckets: int = field(
         default=0,
-        metadata={"help": "Rows of a table of hashed n-grams, a second branch beside the network; 0 for none."},
+        metadata={
+            "help": "Rows of a table of hashed n-grams, a second branch beside the network; 0 for none. They learn at "
+            "five times the learning rate."
+        },
     )
     ngram_size: int = field(default=64, metadata={"help": "Width of an n-gram's embedding."})
     ngram_order: int = field(default=3, metadata={"help": "Longest n-gram, in tokens of the student."})
@@ -531,7 +534,10 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
         },
     )
     standardize_logits: bool = field(
-        default=False, metadata={"help": "Compare both models' logits with mean 0 and deviation 1 in every row."}
+        default=False,
+        metadata={
+            "help": "Compare both models' logits with mean 0 and deviation 1 in every row; for three labels and more."
+        },
     )
     final_alpha: float | None = field(
         default=None, metadata={"help": "--alpha goes to this in a straight line over the training."}
@@ -563,8 +569,8 @@ class DistillationTrainingArguments(AdversarialTrainingArguments):
                 raise InputError(f"--{name} is {value}: it must be in 0..1")
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--{name} is {value}: it must be positive and finite")
+            if value is not None and not 1e-3 <= value <= 1e3:
+                raise InputError(f"--{name} is {value}: it must be in 0.001..1000")
         for name in ("hidden_loss_weight", "embedding_loss_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"--{name} is {getattr(self, name)}: it must be a number from 0")

@@ -177,11 +177,15 @@ def get_student(student_args, data, max_length, training=True, teacher=None, tea
         and teacher_tokenizer is not None
     ):
         tokenizer = teacher_tokenizer
+        warn_of_idle(student_args, {"vocab_size", "vocab_file"}, "the teacher's tokenizer has its own vocabulary")
     else:
         tokenizer = get_tokenizer(student_args, data, max_length)
     student_class = STUDENTS[student_args.student_type]
     known = {field.name for field in dataclasses.fields(student_class.config_class)}
     warn_of_idle(student_args, STUDENT_FLAGS - known, f"a {student_args.student_type} has no such part")
+    if not student_args.ngram_buckets:
+        names = {name for name in STUDENT_FLAGS if name.startswith("ngram_")}
+        warn_of_idle(student_args, names, "there are no n-grams without --ngram_buckets")
     try:
         config = student_class.config_class(
             vocab_size=len(tokenizer),

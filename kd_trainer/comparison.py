@@ -50,6 +50,7 @@ def read_runs(experiment, seeds, output_dir):
         data_flags = {name: report["settings"][name] for name in DATA_FLAGS & report["settings"].keys()}
         wanted = json.dumps(data_flags, sort_keys=True)
         digest = (folder / DIGEST).read_text() if (folder / DIGEST).exists() else ""
+        digest = digest.partition(" ")[0]  # of the data: another teacher is what may be compared
         trained_on.setdefault(wanted, {})[digest] = folder
     if not reports:
         return None
@@ -195,9 +196,14 @@ def format_comparison(rows, seed_variance, baseline):
 
 
 def check_table(folder, what):
-    """Refuses a folder whose `table.md` is not of `what` (`str`): it would be overwritten."""
-    if (folder / "table.md").exists() and not (folder / "table.json").is_file():
-        raise InputError(f"{folder / 'table.md'} is not of {what}: choose another --output_dir")
+    """Refuses a folder with a table that is not of `what` (`str`): it would be overwritten."""
+    there = [folder / name for name in ("table.md", "table.json", "table.png") if (folder / name).exists()]
+    try:
+        is_own = "rows" in json.loads((folder / "table.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        is_own = False
+    if there and not is_own:
+        raise InputError(f"{there[0]} is not of {what}: choose another --output_dir")
 
 
 def write_table(folder, table, content):

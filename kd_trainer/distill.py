@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -30,6 +31,7 @@ from .output_folder import (
     differing_settings,
     find_checkpoint,
 )
+from .pairs import digest_texts
 from .recipes import read_recipe
 from .teacher import add_logits, align_labels, parse_label_map, teacher_digest, warn_at_chance
 from .trainer import DistillationTrainer
@@ -143,6 +145,8 @@ def find_teachers(run, teacher_args, given, parser, train_teacher):
                 "no teacher: give --teacher_name_or_path, --teacher_recipe, --teacher_column or --linear_teacher"
             )
         return []
+    others = teacher_args.linear_teacher + (teacher_args.teacher_column is not None)
+    check_weights(teacher_args.teacher_weights, max(len(names), recipe is not None) + others)
     if recipe is not None and len(names) > 1:
         raise InputError("--teacher_recipe trains one teacher: train the others with run_teacher.py and name them all")
     names = names or [read_recipe(recipe).get("output_dir")]
@@ -195,7 +199,15 @@ def load_teachers(names, teacher_args, student_args, data, max_seq_length):
     Raises:
         `InputError`: When one cannot be loaded or its labels are others.
     """
-    members = [load_teacher(name, teacher_args, student_args, data, max_seq_length) for name in names]
+    check_answers(teacher_args)
+    label_map = parse_label_map(teacher_args.label_map)
+    members = [load_teacher(name, label_map, teacher_args, student_args, data, max_seq_length) for name in names]
+    known = {label for member in members for label in label_list(member.model.config)}
+    if members and not label_map.keys() <= known:
+        raise InputError(
+            f"--label_map names {sorted(label_map.keys() - known)}, which no teacher has: their labels are "
+            f"{sorted(known)}"
+        )
     if teacher_args.linear_teacher:
         members.append(fit_linear_teacher(data))
     if data.has_answers:
@@ -205,20 +217,30 @@ def load_teachers(names, teacher_args, student_args, data, max_seq_length):
     return Ensemble(members, check_weights(teacher_args.teacher_weights, len(members)), teacher_args)
 
 
+def check_answers(teacher_args):
+    """Refuses texts to which a column of answers has none."""
+    if teacher_args.teacher_column is not None and (teacher_args.unlabeled_file or teacher_args.augment):
+        raise InputError(
+            f"--teacher_column {teacher_args.teacher_column} has no answers for --augment and --unlabeled_file: leave "
+            "them out, or give a model as teacher instead"
+        )
+
+
 def fit_linear_teacher(data):
     """The [`ClassifierTeacher`] of `--linear_teacher`, fitted on the labelled rows of the training split."""
     model, seconds = fit_linear_to(data, "--linear_teacher")
     return ClassifierTeacher(model, data.label_names, seconds)
 
 
-def load_teacher(name, teacher_args, student_args, data, max_seq_length):
-    """One [`Teacher`], as [`load_teachers`]."""
+def load_teacher(name, label_map, teacher_args, student_args, data, max_seq_length):
+    """One [`Teacher`], as [`load_teachers`]; of the `label_map` what concerns it."""
     hub = dataclasses.replace(student_args, model_revision="main")
     model = load_classifier(name, hub, what="teacher")
     tokenizer = load_tokenizer(name, hub, "teacher's tokenizer")
     check_pairs(model, tokenizer, data.has_pairs)
     names = label_list(model.config)
-    order = align_labels(names, data.label_names, parse_label_map(teacher_args.label_map))
+    own = {old: new for old, new in label_map.items() if old in names}
+    order = align_labels(names, data.label_names, own)
     if order != sorted(order):
         logger.warning(f"the teacher's labels {names} are re-ordered to the data's {data.label_names}")
     wanted = teacher_args.teacher_max_seq_length or max_seq_length
@@ -265,11 +287,33 @@ def plan_alone(run):
     return dataclasses.replace(run, settings=settings, args=args, checkpoint=checkpoint)
 
 
-def find_transfer_set(run, teacher_args, student_tokenizer, data):
-    """[`transfer_set`] as the flags of the run say."""
-    # One mask for both models' texts; what no tokenizer knows is a hole to all of them.
-    mask = student_tokenizer.mask_token or HOLE
-    columns = run.data_args
+def sources_digest(teacher, student_args, data):
+    """
+    Names everything that a student is made of and that settings only point to: the data, by its own digest, and behind
+    a blank the teachers, other files, the texts that are left out of the transfer set.
+    """
+    digest = hashlib.sha256()
+    for member in teacher.models:
+        digest.update(member.digest.encode())
+    for path in [*(teacher.args.unlabeled_file or []), student_args.embedding_init]:
+        if path is not None and Path(path).is_file():
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    if (teacher.args.unlabeled_file or teacher.args.augment) and "test" in data.splits:
+        digest.update(digest_texts(data.splits["test"]).encode())
+    return f"{data.digest()} {digest.hexdigest()}"
+
+
+def choose_mask(tokenizers):
+    """What stands for a masked word in all models' texts: the first one's mask, where each reads it as one token."""
+    mask = tokenizers[0].mask_token
+    return mask if mask and all(tokenizer.tokenize(mask) == [mask] for tokenizer in tokenizers) else HOLE
+
+
+def build_transfer_set(run, teacher, student_tokenizer, data, **changes):
+    """[`transfer_set`] as the flags of the run say, but for `changes` of those about the teacher."""
+    teacher_args, columns = dataclasses.replace(teacher.args, **changes), run.data_args
+    mask = choose_mask([student_tokenizer, *(member.tokenizer for member in teacher.models)])
     return transfer_set(data, teacher_args, columns.text_column, mask, run.args.seed, columns.text_pair_column)
 
 
@@ -284,7 +328,10 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     online = teacher.args.teacher_mode == "online"
     its_tokens = (teacher.models[0].tokenizer, teacher.models[0].max_length) if online else ()
     texts = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
-    parts = find_transfer_set(run, teacher.args, student_tokenizer, data)
+    parts = build_transfer_set(run, teacher, student_tokenizer, data)
+    test_file = run.data_args.test_file
+    if parts and test_file is not None and "test" not in data.splits:
+        logger.warning(f"{test_file} is not read without --do_predict: its texts are not left out of the transfer set")
     more = {f"transfer {number}": part for number, part in enumerate(parts)}
     texts |= more
     with run.args.main_process_first(desc="tokenizing"):
@@ -302,11 +349,6 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
             if logits is None and name == "validation":
                 logger.warning("the validation split has no answers of the teacher: its loss is the labels' alone")
                 continue
-            if logits is None:
-                raise InputError(
-                    f"--teacher_column {teacher.args.teacher_column}: the {name.split()[0]} texts have no such "
-                    "answers: leave out --unlabeled_file and --augment, or give a model as teacher"
-                )
             if name == "train":
                 warn_at_chance(logits, train["labels"][:])
             splits[name] = add_logits(splits[name], logits)
@@ -314,9 +356,20 @@ def teacher_columns(run, teacher, student_tokenizer, data, max_length):
     return {"train": datasets.concatenate_datasets(taught), **splits}
 
 
-def fit_distilled(run, student, tokenizer, teacher, data, max_length):
+def warn_of_idle_settings(run, teacher_args):
+    """Says which settings of the distillation were given in vain."""
+    idle = {"num_augmented": None if teacher_args.augment else "without --augment"}
+    if run.args.kd_loss == "mse":
+        idle |= dict.fromkeys(("temperature", "final_temperature"), "--kd_loss mse has no temperature")
+    for name, why in idle.items():
+        if why and name in run.settings:
+            logger.warning(f"--{name}: no effect, {why}")
+
+
+def fit_distilled(run, student_args, student, tokenizer, teacher, data, max_length):
     """Trains the student with the teacher; returns the seconds it took."""
     check_model(run, student, tokenizer, max_length)
+    warn_of_idle_settings(run, teacher.args)
     splits = teacher_columns(run, teacher, tokenizer, data, max_length)
     online = teacher.args.teacher_mode == "online"
     if not online:
@@ -333,7 +386,7 @@ def fit_distilled(run, student, tokenizer, teacher, data, max_length):
         data_collator=DistillationCollator(tokenizer, teacher.tokenizer),
         compute_metrics=compute_metrics,
     )
-    return train_model(run, trainer, data)
+    return train_model(run, trainer, sources_digest(teacher, student_args, data))
 
 
 def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
@@ -354,7 +407,7 @@ def fit_and_score(run, student_args, data, teacher, teacher_logits, taught):
     seconds = None
     if run.args.do_train:
         if taught:
-            seconds = fit_distilled(run, student, tokenizer, teacher, data, max_length)
+            seconds = fit_distilled(run, student_args, student, tokenizer, teacher, data, max_length)
         else:
             seconds = fit_alone(run, student, tokenizer, data, max_length)
         student = saved_model(run, student_args)

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import re
 import zlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from .errors import InputError
+from .tokenization import UNSPACED
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,12 @@ def teacher_vectors(teacher, teacher_tokenizer, tokenizer):
     texts = token_texts(tokenizer)
     if not texts:
         return {}
-    pieces = teacher_tokenizer(list(texts.values()), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    # In a text most words stand behind a blank, which some tokenizers take for a part of them ("Ġthe").
+    words = [
+        text if token.startswith("##") or re.match(f"[{UNSPACED}]", text) else f" {text}"
+        for token, text in texts.items()
+    ]
+    pieces = teacher_tokenizer(words, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     unknown = teacher_tokenizer.unk_token_id
     return {
         token: table[ids].mean(axis=0) for token, ids in zip(texts, pieces, strict=True) if ids and unknown not in ids

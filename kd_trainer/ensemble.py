@@ -204,6 +204,6 @@ def check_weights(weights, count):
         return [1.0] * count
     if len(weights) != count:
         raise InputError(f"--teacher_weights has {len(weights)} numbers for {count} teachers: give one for each")
-    if min(weights) < 0 or sum(weights) <= 0 or not np.isfinite(weights).all():
+    if not np.isfinite(weights).all() or min(weights) < 0 or max(weights) == 0:
         raise InputError(f"--teacher_weights {weights}: they must be finite, not negative, not all 0")
-    return list(weights)
+    return [weight / max(weights) for weight in weights]  # of huge ones the sum would be infinite

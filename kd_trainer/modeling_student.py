@@ -6,6 +6,7 @@ This file travels with every saved student (`auto_map` in its `config.json`), so
 where this package is not installed: it imports nothing but torch and transformers.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+LARGEST, LONGEST_NGRAM = 2**31 - 1, 16  # of a size; in tokens: a step costs as many tables as an n-gram has tokens
 
 
 class StudentConfig(PreTrainedConfig):
@@ -64,13 +67,17 @@ class StudentConfig(PreTrainedConfig):
         for name in self.sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            if getattr(self, name) > LARGEST:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at most {LARGEST}")
         for name in ("dropout", "ngram_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
-        if self.ngram_buckets < 0 or self.ngram_buckets == 1:
-            raise ValueError(f"ngram_buckets is {self.ngram_buckets}: it must be 0, for none, or at least 2")
-        if self.ngram_loss_weight < 0:
-            raise ValueError(f"ngram_loss_weight is {self.ngram_loss_weight}: it must not be negative")
+        if self.ngram_buckets != 0 and not 2 <= self.ngram_buckets <= LARGEST:
+            raise ValueError(f"ngram_buckets is {self.ngram_buckets}: it must be 0, for none, or in 2..{LARGEST}")
+        if self.ngram_order > LONGEST_NGRAM:
+            raise ValueError(f"ngram_order is {self.ngram_order}: it must be in 1..{LONGEST_NGRAM}")
+        if not 0 <= self.ngram_loss_weight < math.inf:
+            raise ValueError(f"ngram_loss_weight is {self.ngram_loss_weight}: it must be a number from 0")
         super().__post_init__(**kwargs)
 
     def row_width(self, width):

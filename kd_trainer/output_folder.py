@@ -372,7 +372,8 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
         settings (`dict[str, Any]`): What recipe and command line set.
         args (`TrainingArguments`): Name the folder.
         checkpoint (`str` or None): See [`find_checkpoint`].
-        data_digest (`str`): Of the rows and label names: a run does not continue on others.
+        data_digest (`str`): Of the rows and label names, behind a blank of whatever else the run is made of: it does
+            not continue on others.
 
     Raises:
         `InputError`: When another process writes into the folder, or the data has changed since the run was killed.
@@ -384,8 +385,8 @@ def claim_output_dir(settings, args, checkpoint, data_digest):
         digest = folder / DIGEST
         if checkpoint is not None and digest.exists() and digest.read_text() != data_digest:
             raise InputError(
-                f"--output_dir {folder} holds an unfinished run on other data: give it its data back, choose another "
-                "--output_dir, or replace it with --overwrite_output_dir"
+                f"--output_dir {folder} holds an unfinished run on other data, transfer texts or teachers: give it the "
+                "old ones, choose another --output_dir, or replace it with --overwrite_output_dir"
             )
         if checkpoint is None:
             if has_run(folder) or has_report(folder):  # else nobody knows who wrote them

@@ -154,6 +154,11 @@ def default_cache_dir():
     return Path(constants.HF_HOME) / "kd_trainer" / "teacher_logits"
 
 
+def may_halve(texts):
+    """Whether half precision may gain anything: a sample is labelled twice to see that, too much for few texts."""
+    return len(texts) >= 10 * AGREEMENT_ROWS
+
+
 def choose_dtype(teacher, tokenizer, texts, max_length, batch_size=64):
     """
     The precision to label in: the device's half precision where that is faster and gives the labels of float32, both
@@ -166,8 +171,7 @@ def choose_dtype(teacher, tokenizer, texts, max_length, batch_size=64):
         `torch.dtype` or None: None for the teacher's own precision.
     """
     dtype = half_dtype(teacher.device)
-    # A sample is labelled twice: with few texts that is no gain.
-    if dtype is None or len(texts) < 10 * AGREEMENT_ROWS:
+    if dtype is None or not may_halve(texts):
         return None
     sample = [texts[int(row)] for row in np.linspace(0, len(texts) - 1, AGREEMENT_ROWS)]
     labels, seconds = {}, {}
@@ -199,7 +203,16 @@ def label_piece(teacher, tokenizer, texts, max_length, batch_size, dtype):
     except InputError:
         if dtype is None:
             raise
+        logger.warning(f"{len(texts)} texts are beyond the range of {dtype}: labelled in the teacher's own precision")
         return predict_logits(teacher, tokenizer, texts, max_length, batch_size, None, None)
+
+
+def check_finite(logits, path):
+    """`logits` as they are; refuses what no teacher has said, which a damaged disk or another program has written."""
+    for start in range(0, len(logits), PIECE_ROWS):
+        if not np.isfinite(logits[start : start + PIECE_ROWS]).all():
+            raise InputError(f"{path} is damaged, it has logits that are not numbers: remove it")
+    return logits
 
 
 def begin(file, choose):
@@ -259,6 +272,7 @@ def cached_logits(
         `InputError`: As [`predict_logits`]; and for processes that do not see one `cache_dir`.
     """
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    half = half and may_halve(texts)
     key = cache_key(f"{digest or teacher_digest(teacher, tokenizer, max_length)} {half}", texts)
     file = LogitFile(folder / f"{key}.safetensors", (len(texts), teacher.config.num_labels), PIECE_ROWS)
     rank, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
@@ -286,7 +300,7 @@ def cached_logits(
             return predict_logits(teacher, tokenizer, texts, max_length, batch_size, "Teacher")
         if not missing:
             logger.info(f"teacher logits of {len(texts)} texts read from {file.path}")
-            return file.read()
+            return check_finite(file.read(), file.path)
         dtype = None if file.precision is None else getattr(torch, file.precision)
         mine = missing[rank::processes]
         try:

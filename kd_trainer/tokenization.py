@@ -13,8 +13,9 @@ from .errors import InputError
 
 PAD_TOKEN, UNK_TOKEN = "[PAD]", "[UNK]"
 BERT_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
-# Characters of the scripts that are written without spaces, for a regular expression's brackets.
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+# Characters of the scripts that are written without spaces, for a regular expression's brackets: Chinese and Japanese;
+# Thai and Lao, Burmese, Khmer.
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 
 
 def char_splitter():

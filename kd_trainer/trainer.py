@@ -241,9 +241,14 @@ class DistillationTrainer(AdversarialTrainer):
         config = self.model.config
         usual = "regression" if config.num_labels == 1 else "single_label_classification"
         self.problem_type = config.problem_type or usual
-        if args.kd_loss == "kl" and self.problem_type != "single_label_classification":
+        if args.kd_loss in KD_LOSSES and self.problem_type != "single_label_classification":
             raise ValueError(
-                f"kd_loss 'kl' compares labels that exclude each other, not {self.problem_type}: use 'mse'"
+                f"kd_loss {args.kd_loss!r} compares labels that exclude each other, not {self.problem_type}: use 'mse'"
+            )
+        if args.standardize_logits and config.num_labels < 3:
+            # Of two logits nothing is left but which is the greater one, and that has no gradient.
+            raise InputError(
+                f"--standardize_logits leaves nothing to learn of {config.num_labels} labels: leave it out"
             )
 
     def match_labels(self):

@@ -1,6 +1,7 @@
 """The transfer set: more texts for the teacher to label, from files without labels or made of the training texts."""
 
 import atexit
+import errno
 import itertools
 import logging
 import random
@@ -26,6 +27,23 @@ AUGMENTATIONS = ("mask", "drop", "replace", "ngram", "splice")
 HOLE = "□"  # stands for a masked word where no tokenizer has a token for it
 RATE = 0.1  # of masked, dropped and of replaced words each
 CHANCE = 0.25  # of a text being cut to an n-gram, or spliced
+
+
+class EmptyTransferSet(InputError):
+    """No text is left."""
+
+
+def check_transfer(teacher_args, text_column=None, text_pair_column=None):
+    """
+    Refuses what would fail once the teacher is there: an unknown augmentation, a file that begins with no text.
+
+    Raises:
+        `InputError`
+    """
+    check_augmentations(teacher_args.augment)
+    for path in teacher_args.unlabeled_file or ():
+        if next(iterate_texts(path, text_column, text_pair_column), None) is None:
+            raise InputError(f"{path}: no row in the file: give one with a text on each line")
 
 
 def check_augmentations(names):
@@ -126,7 +144,8 @@ def transfer_set(data, teacher_args, text_column, mask, seed, text_pair_column=N
         `labels` (all −100). Apart, so that the teacher labels what is new where a file is added.
 
     Raises:
-        `InputError`: For a file that cannot be read.
+        `InputError`: For a file that cannot be read, where no text is left ([`EmptyTransferSet`]), and without room on
+            disk.
     """
     files, kinds = teacher_args.unlabeled_file or [], teacher_args.augment or []
     if not files and not kinds:
@@ -134,7 +153,9 @@ def transfer_set(data, teacher_args, text_column, mask, seed, text_pair_column=N
     check_augmentations(kinds)
     # Hashes, not texts: collisions lose a text in 2^40 or so.
     known = {hash(stripped(text)) for split in data.splits.values() for text in texts_of(split)[:]}
-    sources = [(f"of {path}", iterate_texts(path, text_column, text_pair_column)) for path in files]
+    # Their labels are not read: a text with its label is none of the texts of a split.
+    labels = {*data.label_names, *map(str, range(len(data.label_names)))}
+    sources = [(f"of {path}", iterate_texts(path, text_column, text_pair_column, labels)) for path in files]
     if kinds:
         texts = texts_of(data.splits["train"])[:]
         sources.append(("variants", augment(texts, kinds, teacher_args.num_augmented, mask, seed)))
@@ -152,16 +173,24 @@ def transfer_set(data, teacher_args, text_column, mask, seed, text_pair_column=N
 
     folder = tempfile.mkdtemp(prefix="kd_trainer_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = f"{folder}/texts.arrow"
     schema = pa.schema({name: pa.string() for name in columns_of([], data.has_pairs)} | {"labels": pa.int64()})
     texts = generate()
-    with pa.OSFile(f"{folder}/texts.arrow", "wb") as file, pa.RecordBatchStreamWriter(file, schema) as writer:
-        while batch := list(itertools.islice(texts, 10_000)):
-            rows = [*columns_of(batch, data.has_pairs).values(), [NO_LABEL] * len(batch)]
-            writer.write_batch(pa.record_batch(rows, schema=schema))
+    try:
+        with pa.OSFile(path, "wb") as file, pa.RecordBatchStreamWriter(file, schema) as writer:
+            while batch := list(itertools.islice(texts, 10_000)):
+                rows = [*columns_of(batch, data.has_pairs).values(), [NO_LABEL] * len(batch)]
+                writer.write_batch(pa.record_batch(rows, schema=schema))
+    except OSError as error:  # of pyarrow: without the name of the file
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(f"no room for the transfer set in {folder}: let TMPDIR name a larger folder") from error
     if not any(counts):
-        raise InputError("--unlabeled_file and --augment give no text that is not in the data already: leave them out")
+        raise EmptyTransferSet(
+            "--unlabeled_file and --augment give no text that is not in the data already: leave them out"
+        )
     found = [f"{count} {source}" for count, (source, _) in zip(counts, sources, strict=True)]
     logger.info(f"transfer set of {sum(counts)} texts: {left_out} left out, {', '.join(found)}")
-    whole = datasets.Dataset.from_file(f"{folder}/texts.arrow")
+    whole = datasets.Dataset.from_file(path)
     ends = list(itertools.accumulate(counts))
     return [whole.select(range(end - count, end)) for end, count in zip(ends, counts, strict=True) if count]

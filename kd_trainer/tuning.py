@@ -8,22 +8,20 @@ as they finish, so that a search that was stopped goes on. A trial saves no mode
 
 import copy
 import functools
-import hashlib
 import logging
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from transformers.trainer_utils import SaveStrategy
 
 from .batches import DistillationCollator
-from .distill import find_transfer_set, new_student, teacher_columns
+from .distill import build_transfer_set, new_student, sources_digest, teacher_columns
 from .errors import InputError
 from .loading import fit_length
 from .metrics import compute_metrics, first_output
 from .output_folder import BEST, SEARCH, claim_output_dir
 from .trainer import KD_LOSSES, DistillationTrainer
+from .transfer import EmptyTransferSet
 from .trials import report_trials
 from .workflow import build_trainer, check_model
 
@@ -256,8 +254,11 @@ def make_trainer(run, given, student, tokenizer, max_length, teacher, data):
         if number == 0:
             return 0
         # The files without labels, which may be large, are not read again.
-        alone = replace(teacher.args, num_augmented=number, unlabeled_file=None)
-        return sum(map(len, find_transfer_set(run, alone, tokenizer, data)))
+        try:
+            parts = build_transfer_set(run, teacher, tokenizer, data, num_augmented=number, unlabeled_file=None)
+        except EmptyTransferSet:
+            return 0
+        return sum(map(len, parts))
 
     def count_rows_with(number):
         # Fewer variants are the first of more, see `augment`.
@@ -279,19 +280,6 @@ def make_trainer(run, given, student, tokenizer, max_length, teacher, data):
         data_collator=DistillationCollator(tokenizer),
         compute_metrics=compute_metrics,
     )
-
-
-def sources_digest(teacher, student_args, data):
-    """Names everything that trials are made of and that settings only point to: data, teachers, other files."""
-    digest = hashlib.sha256(data.digest().encode())
-    for member in teacher.models:
-        digest.update(member.digest.encode())
-    files = [*(teacher.args.unlabeled_file or []), student_args.embedding_init]
-    for path in files:
-        if path is not None and Path(path).is_file():
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def tune(run, tuning_args, teacher, student_args, data):

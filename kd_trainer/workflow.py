@@ -162,7 +162,8 @@ def start_run(settings, args, data_args, run_args):
         check_prediction_file(prediction_path(run), run_args.overwrite_output_dir, data_files(run))
         if args.process_index == 0:
             check_writable(prediction_path(run).parent, "the folder of --predict_output")
-    if run.wanted_splits and not finished:
+    # An ablation has a folder of its own.
+    if run.wanted_splits and not finished and not settings.get("ablation"):
         check_data(run.output_dir, data_files(run))
         run.checkpoint = find_checkpoint(run.output_dir, settings, args, run_args.overwrite_output_dir)
         if not args.do_train and any(run.output_dir.glob("model*.safetensors")):
@@ -311,20 +312,20 @@ def check_optimizer(trainer):
         raise InputError(f"{given}: {' '.join(str(error).split())}") from error
 
 
-def train_model(run, trainer, data):
+def train_model(run, trainer, digest):
     """
     Trains from the run's checkpoint or from the start, saves the model with its tokenizer into the output folder.
 
     Args:
         run ([`Run`]): Its settings, arguments and checkpoint.
         trainer (`Trainer`): Over the run's arguments.
-        data ([`TextData`]): That it trains on.
+        digest (`str`): Of all that it trains on, see [`claim_output_dir`].
 
     Returns:
         `float`: Seconds of training, those before a resumed checkpoint included.
     """
     check_optimizer(trainer)
-    claim_output_dir(run.settings, run.args, run.checkpoint, data.digest())
+    claim_output_dir(run.settings, run.args, run.checkpoint, digest)
     if run.args.bf16 and "bf16" not in run.settings:
         logger.info("this processor has bf16: training in it (--bf16 false for fp32)")
     model = f"{type(trainer.model).__name__} of {trainer.model.num_parameters():,} parameters"
@@ -401,7 +402,7 @@ def fit_alone(run, model, tokenizer, data, max_length):
         data_collator=DistillationCollator(tokenizer),
         compute_metrics=compute_metrics,
     )
-    return train_model(run, trainer, data)
+    return train_model(run, trainer, data.digest())
 
 
 def saved_model(run, model_args):

@@ -74,16 +74,47 @@ def test_the_student_alone_reads_the_teachers_tokens_too():
         ({"model_name_or_path": "student"}, ("--ablation", "--model_name_or_path")),
         ({"tokenizer_type": "teacher"}, ("--tokenizer_type teacher", "--teacher_name_or_path")),
         ({"embedding_init": "teacher"}, ("--embedding_init teacher", "--teacher_name_or_path")),
-        ({"augment": ["msk"]}, ("--augment msk",)),
         ({"augment": ["mask"], "teacher_column": "llm"}, ("--teacher_column", "--augment")),
         ({"overwrite_output_dir": True}, ("--overwrite_output_dir",)),
         ({"embedding_init": "nope.vec"}, ("--embedding_init nope.vec", "no such file")),
-        ({"unlabeled_file": ["nope.txt"]}, ("--unlabeled_file nope.txt", "no such file")),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_refused_first(settings, parts):
     with refused(*parts):
         check_parts({"linear_teacher": True, **settings})
+
+
+@pytest.mark.parametrize(
+    "given, parts",
+    [
+        (["--augment", "msk"], ("--augment msk",)),
+        (["--unlabeled_file", "nope.txt"], ("nope.txt", "no such file")),
+        (["--unlabeled_file", "EMPTY"], ("empty.txt", "empty")),
+    ],
+)
+def test_texts_that_the_last_stage_would_refuse_are_refused_first(flags, tmp_path, given, parts):
+    (tmp_path / "empty.txt").touch()
+    with refused(*parts):
+        run_distill.main([*flags, *(flag.replace("EMPTY", str(tmp_path / "empty.txt")) for flag in given)])
+    assert not (tmp_path / "out-ablation").exists()
+
+
+@pytest.mark.parametrize("name, content", [("table.json", '{"mine": 1}'), ("table.png", ""), ("table.md", "x")])
+def test_a_table_of_somebody_elses_is_not_written_over(flags, tmp_path, name, content):
+    folder = tmp_path / "out-ablation"
+    folder.mkdir()
+    (folder / name).write_text(content)
+    with refused(name, "is not of an ablation"):
+        run_distill.main(flags)
+    assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == content
+
+
+def test_a_stage_that_is_no_text_is_named(flags, tmp_path):
+    folder = tmp_path / "out-ablation"
+    folder.mkdir()
+    (folder / "student.yaml").write_bytes(b"caf\xe9")
+    with refused("student.yaml", "says something else"):
+        run_distill.main(flags)
 
 
 def test_a_column_teaches_and_rows_without_a_label_are_for_the_taught_alone(flags, tmp_path, monkeypatch):
@@ -113,6 +144,9 @@ def test_a_column_teaches_and_rows_without_a_label_are_for_the_taught_alone(flag
 def test_every_stage_is_run_and_compared_with_the_one_before(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "measure_speed", lambda *args: {"latency_ms": 1.0, "texts_per_s": 1.0})
     monkeypatch.setattr(compare, "subprocess", Inside())
+    # The whole's own folder is nobody's: a finished run in it stays.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text("{}")
     run_distill.main([*flags, "--ablation_seeds", "5"])
     folder = tmp_path / "out-ablation"
     table = (folder / "table.md").read_text(encoding="utf-8")
@@ -145,7 +179,7 @@ def test_every_stage_is_run_and_compared_with_the_one_before(flags, tmp_path, mo
     from matplotlib import image
 
     assert min(image.imread(folder / "table.png").shape[:2]) > 100
-    assert not (tmp_path / "out").exists()  # the whole's own folder is nobody's
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["{}"]
 
 
 def test_gains_and_intervals_are_those_of_the_runs_and_nothing_is_run_twice(flags, tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABEL_NAMES, refused
-from transformers import set_seed
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, set_seed
 
 import run_student
 from kd_trainer.embeddings import fit_width, init_embeddings, read_vectors, teacher_vectors
@@ -114,6 +115,27 @@ def test_with_another_tokenizer_a_token_is_the_mean_of_the_teachers_pieces(make_
     assert "z" not in found and "股?" not in found  # a piece that the teacher does not know
     np.testing.assert_array_equal(found["股"], table[ids["股"]])
     np.testing.assert_allclose(found["股市涨"], (table[ids["股"]] + table[ids["市"]] + table[ids["涨"]]) / 3, rtol=1e-6)
+
+
+def test_a_special_token_is_nothing_that_stands_in_a_text(make_teacher, teacher_tokenizer):
+    tokenizer = build_tokenizer(["股"], kind="char")
+    tokenizer.add_special_tokens({"cls_token": "市"})
+    found = teacher_vectors(make_teacher(), teacher_tokenizer, tokenizer)
+    assert "股" in found and "市" not in found
+
+
+def test_a_word_is_what_the_teacher_reads_behind_a_blank(make_teacher):
+    vocabulary = {token: row for row, token in enumerate(["[PAD]", "[UNK]", "f", "Ġf", "ilm", "film", "Ġfilm", "##"])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="[UNK]", ignore_merges=True))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    roberta = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer = build_tokenizer(["film f"], kind="word")
+    tokenizer.add_tokens(["##film"])
+    teacher = make_teacher()
+    found, table = teacher_vectors(teacher, roberta, tokenizer), weights(teacher).numpy()
+    np.testing.assert_array_equal(found["film"], table[vocabulary["Ġfilm"]])
+    np.testing.assert_array_equal(found["f"], table[vocabulary["Ġf"]])
+    np.testing.assert_array_equal(found["##film"], table[vocabulary["film"]])
 
 
 def test_a_piece_that_goes_on_is_composed_of_its_letters(make_teacher, teacher_tokenizer):

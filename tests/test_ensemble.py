@@ -8,7 +8,9 @@ import pytest
 from conftest import refused
 from scipy.special import softmax
 
-from kd_trainer.data import encode_answers
+from kd_trainer.arguments import StudentArguments, TeacherArguments
+from kd_trainer.data import TextData, encode_answers
+from kd_trainer.distill import load_teachers, sources_digest
 from kd_trainer.ensemble import ColumnTeacher, Ensemble, check_weights
 from kd_trainer.files import Rows, read_rows
 
@@ -52,6 +54,13 @@ def test_a_constant_added_to_a_teachers_logits_changes_nothing():
     moved = [ANSWERS[0] + 1e4, ANSWERS[1] - 50]
     expected = ensemble(ANSWERS[:2]).logits(None, None)
     np.testing.assert_allclose(ensemble(moved).logits(None, None), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-320])
+def test_of_weights_only_the_ratios_matter(size):
+    expected = ensemble(ANSWERS[:2], check_weights([1, 1], 2)).logits(None, None)
+    found = ensemble(ANSWERS[:2], check_weights([size, size], 2)).logits(None, None)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_weights_that_make_no_mean_are_refused():
@@ -110,3 +119,43 @@ def test_answers_are_read_from_every_kind_of_file(tmp_path):
         np.testing.assert_allclose(softmax(encode_answers(rows, LABELS), axis=-1), [[0.1, 0.9]], rtol=1e-5)
         assert read_rows(tmp_path / f"a.{suffix}").answers is None
         assert read_rows(tmp_path / f"a.{suffix}", answer_column="other").answers is None
+
+
+def text_data(names=("体育", "财经"), **splits):
+    rows = {name: {"text": texts, "labels": [0] * len(texts)} for name, texts in splits.items()}
+    return TextData(
+        datasets.DatasetDict({name: datasets.Dataset.from_dict(row) for name, row in rows.items()}), list(names)
+    )
+
+
+def test_what_a_student_is_made_of_has_a_name(tmp_path):
+    def digest(teachers=("a",), more="x", vectors="y", kinds=None, **splits):
+        for name, content in (("more.txt", more), ("vectors.txt", vectors)):
+            (tmp_path / name).write_text(content)
+        args = SimpleNamespace(unlabeled_file=[str(tmp_path / "more.txt")] if more else None, augment=kinds)
+        teacher = SimpleNamespace(models=[SimpleNamespace(digest=one) for one in teachers], args=args)
+        student_args = SimpleNamespace(embedding_init=str(tmp_path / "vectors.txt"))
+        return sources_digest(teacher, student_args, text_data(**{"train": ["一"], **splits}))
+
+    others = [
+        digest(), digest(teachers=["b"]), digest(teachers=["a", "b"]), digest(more="z"), digest(vectors="z"),
+        digest(test=["二"]), digest(test=["三"]), digest(train=["二"]),
+    ]  # fmt: skip
+    assert len(set(others)) == len(others) and digest() == others[0]
+    # The data's own name comes first; the test split is of it only where a transfer set leaves its texts out.
+    assert {one.split()[0] for one in others[:-1]} == {text_data(train=["一"]).digest()}
+    assert digest(more="") == digest(more="", test=["二"]) != digest(more="", test=["二"], kinds=["drop"])
+
+
+def test_a_label_map_serves_several_teachers(make_teacher, teacher_tokenizer, tmp_path):
+    for name, labels in (("own", ["体育", "财经"]), ("english", ["finance", "sports"])):
+        make_teacher(label_names=labels).save_pretrained(tmp_path / name)
+        teacher_tokenizer.save_pretrained(tmp_path / name)
+    names, data = [str(tmp_path / "own"), str(tmp_path / "english")], text_data(train=["一"])
+
+    def load(label_map):
+        return load_teachers(names, TeacherArguments(label_map=label_map), StudentArguments(), data, 16)
+
+    assert [member.order for member in load("sports=体育,finance=财经").members] == [[0, 1], [1, 0]]
+    with refused("--label_map names ['politics'], which no teacher has", "'sports'"):
+        load("sports=体育,finance=财经,politics=财经")

@@ -50,6 +50,18 @@ def test_padding_and_neighbours_never_change_logits(kind, buckets):
     assert expected.isfinite().all() and not torch.allclose(expected[0], expected[3])
 
 
+def test_a_bag_leaves_out_parts_of_every_layers_input():
+    model, seen = make("bag", dropout=0.5, embedding_size=400, hidden_size=400, num_hidden_layers=2).train(), []
+    for layer in model.layers:
+        torch.nn.init.ones_(layer.bias)  # no zeros but those of the dropout
+        torch.nn.init.zeros_(layer.weight)
+        layer.register_forward_pre_hook(lambda module, inputs: seen.append((inputs[0] == 0).float().mean().item()))
+    model(torch.tensor([[5, 7, 2]] * 8))
+    assert len(seen) == 2 and all(0.4 < share < 0.6 for share in seen)
+    model.eval()(torch.tensor([[5, 7, 2]] * 8))
+    assert seen[2:] == [0, 0]
+
+
 def test_the_bag_is_a_mean_and_knows_no_order():
     model = make("bag")
     ids = torch.tensor([[5, 7, 2]])

@@ -1,6 +1,7 @@
 """The three scripts as a person launches them: what they write, what they refuse, that they can be killed."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -570,6 +571,44 @@ def test_killed_run_does_not_continue_on_other_data(data, tmp_path):
     recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
     with pytest.raises(InputError, match="unfinished run on other data"):
         run_student.main(flags)
+
+
+def test_killed_distillation_does_not_continue_on_other_texts(data, tmp_path):
+    more, folder = tmp_path / "more.txt", tmp_path / "out"
+    more.write_text("新的文本一\n新的文本二\n", encoding="utf-8")
+    flags = [*data, *STUDENT, *TRAINING, "--linear_teacher", f"--unlabeled_file={more}", f"--output_dir={folder}"]
+    run_distill.main(flags)
+    (folder / "report.json").unlink()
+    run_distill.main(flags)
+    (folder / "report.json").unlink()
+    more.write_text("新的文本三\n", encoding="utf-8")
+    with refused("unfinished run on other data, transfer texts or teachers"):
+        run_distill.main(flags)
+
+
+@pytest.mark.parametrize(
+    "flags, found",
+    [
+        (["--augment", "mask", "masks"], ("--augment masks", "splice")),
+        (["--unlabeled_file", "none.txt"], ("none.txt", "no such file")),
+        (["--teacher_weights", "1", "2"], ("--teacher_weights", "for 1 teachers")),
+        (["--teacher_column", "gpt", "--augment", "drop"], ("gpt",)),
+    ],
+)
+def test_mistakes_about_texts_and_teachers_are_named_before_anything_is_trained(data, tmp_path, flags, found):
+    command = [*data, *STUDENT, *TRAINING, "--linear_teacher", "--compare_student", f"--output_dir={tmp_path / 'out'}"]
+    with refused(*found):
+        run_distill.main([*command, *flags])
+    assert not (tmp_path / "out-alone").exists() and not (tmp_path / "out").exists()
+
+
+def test_flags_of_a_distillation_that_do_nothing_are_named(data, tmp_path, caplog):
+    flags = ["--linear_teacher", "--kd_loss=mse", "--temperature=3", "--num_augmented=2", "--ngram_order=2"]
+    with caplog.at_level(logging.WARNING):
+        run_distill.main([*data, *STUDENT, *TRAINING, *flags, f"--output_dir={tmp_path / 'out'}"])
+    for name in ("temperature", "num_augmented", "ngram_order"):
+        assert f"--{name}: no effect" in caplog.text
+    assert "final_temperature" not in caplog.text
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):

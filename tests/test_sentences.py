@@ -71,6 +71,38 @@ def test_the_script_writes_what_the_trainers_read(sentences, rows, tmp_path, mon
     assert {word for text in variants for word in text.split()} <= known
 
 
+def test_nothing_is_written_over(sentences, rows, tmp_path):
+    source = tmp_path / "train.tsv"
+    source.write_text("label\tsentence\n" + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    before = source.read_bytes()
+    command = [f"--train_file={source}", "--sentences=4", "--shortest=5"]
+    with refused("train.tsv", "says something else"):
+        sentences.main([*command, f"--output_dir={tmp_path}"])
+    assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]
+    for _ in range(2):  # the same again is no loss
+        sentences.main([*command, f"--output_dir={tmp_path / 'out'}"])
+
+
+@pytest.mark.parametrize(
+    "content, flags, parts",
+    [
+        ("sentence\tlabel\na b\t1\n", [], ("header", "'sentence")),
+        ("label\tsentence\n1\ta\tb\n", [], ("label<TAB>sentence",)),
+        ("", [], ("header",)),
+        ("label\tsentence\n1\ta b\n", [], ("would be empty",)),
+        ("label\tsentence\n1\ta b\n", ["--sentences=-5"], ("--sentences is -5",)),
+        ("label\tsentence\n1\ta b\n", ["--augment", "foo"], ("--augment foo",)),
+        ("label\tsentence\n1\tcaf\xe9\n", [], ("not UTF-8 at byte 20",)),
+    ],
+)
+def test_other_files_and_numbers_are_refused(sentences, tmp_path, content, flags, parts):
+    source = tmp_path / "train.tsv"
+    source.write_bytes(content.encode("latin-1"))
+    with refused(*parts):
+        sentences.main([f"--train_file={source}", f"--output_dir={tmp_path / 'out'}", *flags])
+    assert not (tmp_path / "out").exists()
+
+
 def test_reviews_are_read_from_a_folder_too(sentences, tmp_path):
     (tmp_path / "neg").mkdir()
     (tmp_path / "neg" / "b.txt").write_text("so bad \nso  long")

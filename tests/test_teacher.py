@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from datasets import Dataset
 from safetensors.numpy import save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -432,6 +433,23 @@ def test_a_text_beyond_the_range_of_half_precision_is_labelled_in_full(teacher, 
     assert label_piece(teacher, teacher_tokenizer, ["今"], MAX_LENGTH, 8, torch.float16).tolist() == [[1, 1, 1]]
     assert asked == [torch.float16, None]
     assert choose_dtype(teacher, teacher_tokenizer, ["今"] * 10_000, MAX_LENGTH) is None
+
+
+def test_logits_that_are_no_numbers_are_not_taken_from_the_disk(label, tmp_path):
+    label(cache_dir=tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start : start + 4] = np.float32("nan").tobytes()
+    file.write_bytes(bytes(content))
+    with refused(file.name, "damaged", "remove it"):
+        label(cache_dir=tmp_path)
+
+
+def test_few_texts_are_labelled_once_with_and_without_half_precision(label, tmp_path):
+    label(cache_dir=tmp_path)
+    label(cache_dir=tmp_path, half=True)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 @pytest.mark.parametrize("what", ["write", "finish", "folder"])

@@ -16,7 +16,7 @@ from kd_trainer.arguments import DistillationTrainingArguments
 from kd_trainer.base_trainer import ClassificationTrainer, LengthGrouped
 from kd_trainer.batches import DistillationCollator, tokenize
 from kd_trainer.loading import describe_labels
-from kd_trainer.trainer import DistillationTrainer
+from kd_trainer.trainer import KD_LOSSES, DistillationTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 PLAIN_SGD = {
@@ -217,10 +217,18 @@ def test_multi_label_rows_train_with_mse(lab, accumulation):
 
 
 @pytest.mark.parametrize("config", [{"problem_type": "multi_label_classification"}, {"problem_type": "regression"}])
-def test_kl_needs_labels_that_exclude_each_other(lab, config):
+@pytest.mark.parametrize("kd_loss", KD_LOSSES)
+def test_divergences_need_labels_that_exclude_each_other(lab, config, kd_loss):
     with pytest.raises(ValueError, match=config["problem_type"]):
-        lab.trainer(lab.student(**config), lab.dataset())
+        lab.trainer(lab.student(**config), lab.dataset(), args={"kd_loss": kd_loss})
     lab.trainer(lab.student(**config), lab.dataset(), args={"kd_loss": "mse"})
+
+
+def test_two_logits_are_not_standardized(lab):
+    # Always -1 and 1: no gradient.
+    with refused("--standardize_logits", "2 labels"):
+        lab.trainer(lab.student(num_labels=2), lab.dataset(), args={"standardize_logits": True})
+    lab.trainer(lab.student(num_labels=3), lab.dataset(), args={"standardize_logits": True})
 
 
 # The teacher

@@ -10,8 +10,10 @@ import pytest
 from conftest import refused
 
 from kd_trainer.data import TextData
+from kd_trainer.distill import choose_mask
 from kd_trainer.text_stream import iterate_texts
-from kd_trainer.transfer import AUGMENTATIONS, WORD, augment, transfer_set, vary
+from kd_trainer.tokenization import build_tokenizer
+from kd_trainer.transfer import AUGMENTATIONS, WORD, EmptyTransferSet, augment, check_transfer, transfer_set, vary
 
 TEXTS = ["股市今日大涨", "a fine , moving film", "球队 win 3:0", "短"]
 
@@ -22,6 +24,7 @@ def words_of(text):
 
 def test_words_are_characters_or_what_white_space_parts():
     assert words_of("股市 大涨abc, ok!") == ["股", "市", "大", "涨", "abc,", "ok!"]
+    assert words_of("ข่าว𠀀a") == ["ข", "่", "า", "ว", "𠀀", "a"]
     for text in TEXTS:
         assert "".join(WORD.findall(text)) == text
 
@@ -131,6 +134,29 @@ def test_no_text_of_any_split_is_in_it(data, tmp_path):
         assert set(part["labels"][:]) == {-100} and part.cache_files  # on disk
 
 
+def test_labels_beside_the_texts_are_not_read(data, tmp_path):
+    file = write(tmp_path / "more.txt", ["a\t新闻", "b\t测试"])
+    (part,) = transfer_set(data, arguments([file]), None, "□", 0)
+    assert part["text"][:] == ["新闻"]
+
+
+def test_a_mask_is_one_that_every_tokenizer_reads_as_one(tokenizer, teacher_tokenizer):
+    bert = build_tokenizer(TEXTS, kind="word", bert_style=True)
+    assert bert.tokenize(bert.mask_token) != [bert.mask_token]  # text that looks like a token is text to it
+    assert choose_mask([bert]) == choose_mask([tokenizer]) == "□"
+    bert.split_special_tokens = False
+    assert choose_mask([bert, bert]) == bert.mask_token
+    assert choose_mask([bert, tokenizer]) == "□"
+
+
+def test_words_replace_others_as_often_as_they_occur():
+    rare = [" ".join(f"w{row}_{place}" for place in range(10)) for row in range(100)]
+    variants = list(augment(["usual " * 20] * 100 + rare, ["replace"], 1, "□", seed=0))[-80:]
+    drawn = [word for text in variants for word in text.split() if text.split().count(word) > 1 or word == "usual"]
+    usual = sum(word == "usual" for word in drawn)
+    assert usual > 40
+
+
 def test_variants_are_of_the_training_texts_alone(data):
     (dataset,) = transfer_set(data, arguments(kinds=["drop"], variants=50), None, "□", 0)
     letters = set("".join(TEXTS))
@@ -147,12 +173,15 @@ def test_mistakes_are_named(data, tmp_path):
         transfer_set(data, arguments(kinds=["shuffle"]), None, "□", 0)
     with refused("missing.txt", "no such file"):
         transfer_set(data, arguments([str(tmp_path / "missing.txt")]), None, "□", 0)
-    with refused("no text", "leave them out"):
+    with pytest.raises(EmptyTransferSet, match="no text .* leave them out"):
         transfer_set(data, arguments([write(tmp_path / "known.txt", TEXTS)]), None, "□", 0)
-    with refused("more.csv", "no column", "'body'"):
-        transfer_set(data, arguments([write(tmp_path / "more.csv", ["x"])]), "body", "□", 0)
-    with refused("more.xlsx", "unknown kind"):
-        transfer_set(data, arguments(["more.xlsx"]), None, "□", 0)
+    (tmp_path / "empty.txt").touch()
+    for check in (lambda *given: transfer_set(data, *given, "□", 0), check_transfer):
+        with refused("more.csv", "no column", "'body'"):
+            check(arguments([write(tmp_path / "more.csv", ["x"])]), "body")
+        for name, words in (("more.xlsx", "unknown kind"), ("missing.txt", "no such file"), ("empty.txt", "empty")):
+            with refused(name, words):
+                check(arguments([write(tmp_path / "good.txt", ["x"]), str(tmp_path / name)]), None)
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"other": 1}\n')
     with refused("bad.jsonl line 2", "'text'"):
         transfer_set(data, arguments([str(tmp_path / "bad.jsonl")]), None, "□", 0)

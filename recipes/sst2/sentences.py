@@ -15,14 +15,16 @@ other reviews: Pang and Lee's polarity dataset 2.0, as its folder or as the tabl
 
 import argparse
 import csv
+import io
 import random
 import re
 import sys
 from pathlib import Path
 
+from kd_trainer.arguments import check_sizes
 from kd_trainer.console import run_console
 from kd_trainer.errors import InputError
-from kd_trainer.transfer import HOLE, augment
+from kd_trainer.transfer import HOLE, augment, check_augmentations
 
 CLITIC = r"n't\b|'(?:s|re|ve|ll|d|m)\b"
 
@@ -60,20 +62,37 @@ def hold_out(rows, count, shortest, seed):
     return [row for row in rows if tuple(row[1].split()) in kept], [row for row in rows if row in validation]
 
 
+def read_text(path):
+    """All of a file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}: convert the file to UTF-8") from None
+
+
+def read_phrases(path):
+    """The header of SST-2's training file, and its rows, `list[tuple[str, str]]`: label and text."""
+    header, *lines = read_text(path).split("\n")
+    rows = [tuple(line.split("\t")) for line in lines if line]
+    if header.split("\t")[0] != "label" or not rows or any(len(row) != 2 for row in rows):
+        raise InputError(f"{path}: its header is {header!r:.80}: give a file of label<TAB>sentence")
+    return header, rows
+
+
 def read_reviews(path):
     """The lines of a folder's text files, or of the last column of a table: one sentence each, blanks as one."""
     if path.is_dir():
-        texts = [file.read_text(encoding="utf-8") for file in sorted(path.rglob("*.txt"))]
+        texts = [read_text(file) for file in sorted(path.rglob("*.txt"))]
     else:
         csv.field_size_limit(sys.maxsize)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            texts = [row[-1] for row in csv.reader(file)]
+        texts = [row[-1] for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
     return [" ".join(line.split()) for text in texts for line in text.splitlines()]
 
 
 def read_imdb(path, count, seed):
     """
-    Sentences of IMDb reviews, cut into words as SST-2 cuts them: lower case, "does n't", marks by themselves.
+    Sentences of IMDb reviews, cut into words as SST-2 cuts them: lower case, "does n't", marks by themselves; quotation
+    marks stay as they are.
 
     Args:
         path (`Path`): A table with the columns text and source. Its other source is left out: those are the snippets
@@ -87,13 +106,10 @@ def read_imdb(path, count, seed):
     Raises:
         `InputError`: For a table without these columns.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"text", "source"} <= set(reader.fieldnames or ()):
-            raise InputError(
-                f"{path}: its columns are {reader.fieldnames!s:.80}, not text and source: pass another table"
-            )
-        texts = [row["text"].lower() for row in reader if row["source"] == "imdb"]
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if not {"text", "source"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}: its columns are {reader.fieldnames!s:.80}, not text and source: pass another table")
+    texts = [row["text"].lower() for row in reader if row["source"] == "imdb"]
     texts = (re.sub(r"<br\s*/?>", "\n", text) for text in texts)
     lines = (line for text in texts for line in re.split(r"\n|(?<=[.!?])[\"')]*\s+", text))
     spaced = (re.sub(f"({CLITIC})", r" \1", line) for line in lines)
@@ -119,8 +135,9 @@ def main(argv=None):
     for path in (Path(args.train_file), args.reviews, args.imdb):
         if path is not None and not path.exists():
             raise InputError(f"{path}: no such file: see --help for where it is found")
-    header, *lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
-    rows = [tuple(line.split("\t")) for line in lines]
+    check_augmentations(args.augment)
+    check_sizes(args, "sentences", "shortest", "num_augmented", "num_imdb")
+    header, rows = read_phrases(Path(args.train_file))
     train, held = hold_out(rows, args.sentences, args.shortest, seed=0)
     longer = [text for _, text in train if len(text.split()) >= args.shortest]
     files = {f"{name}.tsv": ["\t".join(row) for row in part] for name, part in (("train", train), ("validation", held))}
@@ -130,11 +147,20 @@ def main(argv=None):
         files["reviews.txt"] = [line for line in lines if len(line.split()) >= 4]
     if args.imdb:
         files["imdb.txt"] = read_imdb(args.imdb, args.num_imdb, seed=0)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
-        top = [header] if name.endswith(".tsv") else []
-        (args.output_dir / name).write_text("".join(f"{line}\n" for line in top + lines), encoding="utf-8")
-        print(f"{args.output_dir / name}: {len(lines)} rows")
+        if not lines:
+            raise InputError(f"{name} would be empty: check the files, ask for fewer --sentences")
+    contents = {
+        args.output_dir / name: "".join(f"{line}\n" for line in ([header] if name.endswith(".tsv") else []) + lines)
+        for name, lines in files.items()
+    }
+    for path, content in contents.items():  # the training file itself, with --output_dir data/sst2
+        if path.exists() and path.read_bytes() != content.encode():
+            raise InputError(f"{path} is there and says something else: remove it, or choose another --output_dir")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for (path, content), lines in zip(contents.items(), files.values(), strict=True):
+        path.write_text(content, encoding="utf-8", newline="\n")
+        print(f"{path}: {len(lines)} rows")
 
 
 if __name__ == "__main__":

