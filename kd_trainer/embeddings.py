@@ -31,15 +31,16 @@ def read_vectors(path, wanted):
     Raises:
         `InputError`: For a file that cannot be read or is none of this kind.
     """
-    vectors, width = {}, None
+    vectors, width, promised, number = {}, None, 0, 0
     cure = "pass a text file of word2vec, GloVe or fastText, plain or .gz"
     try:
         # A vocabulary counted in the wild may hold half a character: such a token is nobody's.
         opened = gzip.open if str(path).endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 token, _, rest = line.rstrip("\r\n ").partition(" ")
                 if number == 1 and token.isdigit() and rest.isdigit():
+                    promised, width = int(token) + 1, int(rest)
                     continue
                 if width is not None and (token not in wanted or token in vectors):
                     continue
@@ -58,10 +59,14 @@ def read_vectors(path, wanted):
                     )
                 if token in wanted:
                     vectors[token] = vector
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}: {cure}") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}: {cure}") from None
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged ({error}): fetch it again") from None
+    if number < promised:
+        raise InputError(f"{path} has {number} lines where its first one promises {promised}: fetch it again")
     if width is None:
         raise InputError(f"{path}: no vector in the file: {cure}")
     return vectors

@@ -15,7 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-LARGEST, LONGEST_NGRAM = 2**31 - 1, 16  # of a size; in tokens: a step costs as many tables as an n-gram has tokens
+LARGEST = 2**63 - 1  # what torch can count
+LONGEST_NGRAM = 16  # in tokens: a step reads as many n-grams of each token
 
 
 class StudentConfig(PreTrainedConfig):

@@ -83,6 +83,20 @@ def test_a_file_of_another_kind_is_refused_with_the_place(tmp_path, content, wor
         read_vectors(path, {"a", "b"})
 
 
+def test_a_file_that_was_cut_off_or_is_of_another_width_is_refused(tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_text("\ufeff股 1 2\n市 3 4\n", encoding="utf-8")
+    assert set(read_vectors(path, {"股", "市"})) == {"股", "市"}
+    path.write_text("3 2\n股 1 2\n市 3 4\n", encoding="utf-8")
+    with refused("v.txt has 3 lines", "promises 4"):
+        read_vectors(path, {"股"})
+    path.write_text("1 3\n股 1 2\n", encoding="utf-8")
+    with refused("v.txt line 2", "3 numbers"):
+        read_vectors(path, {"股"})
+    with refused("null byte"):
+        read_vectors("a\0b", {"股"})
+
+
 def test_a_missing_or_damaged_file_is_refused(tmp_path):
     with refused(tmp_path / "none.vec", "No such file"):
         read_vectors(tmp_path / "none.vec", {"a"})
