@@ -131,6 +131,16 @@ def test_a_search_leaves_its_trials_and_a_recipe_but_no_model(whole, search):
     assert not Path(search[1].partition("=")[2]).exists()  # a test split that is not there was not missed
 
 
+def test_fewer_variants_may_be_none(search, tmp_path, monkeypatch):
+    def only_of_many(texts, kinds, variants, mask, seed):
+        return iter(["新的文本"] if variants == 9 else [])
+
+    monkeypatch.setattr("kd_trainer.transfer.augment", only_of_many)
+    run_distill.main([*search, "--num_augmented=9", f"--output_dir={tmp_path / 'search'}"])
+    numbers = [row["num_augmented"] for row in read_trials(tmp_path / "search")]
+    assert len(numbers) == 3 and set(numbers) & set(range(1, 9))
+
+
 @pytest.mark.parametrize("trial", [0, 1, 2])
 def test_a_trials_score_is_that_of_a_run_of_its_settings(whole, flags, tmp_path, trial):
     row = read_trials(whole.folder)[trial]
