@@ -142,10 +142,6 @@ class ScriptParser(OneLineErrors, HfArgumentParser):
         Raises:
             `InputError`: For an unknown flag or key, a value of another type or out of its range.
         """
-        for action in self.flags().values():
-            times = sum(word.partition("=")[0] in action.option_strings for word in argv)
-            if action.nargs == "+" and times > 1:  # the last would win, and the others be lost
-                raise InputError(f"{action.option_strings[0]} is given {times} times: give it once, with all values")
         given, recipe = self.read_settings(argv)
         settings = dict(given)
         if recipe is not None:

@@ -303,7 +303,6 @@ def test_read_recipe_returns_the_mapping(recipe):
         (["--split_seed=-1"], ["--split_seed is -1", "at least 0"]),
         (["--lr_scheduler_kwargs", "{broken"], []),
         (["a.yaml", "b.yaml"], ["b.yaml"]),
-        (["--augment=mask", "--augment", "drop"], ["--augment is given 2 times", "once"]),
     ],
 )
 def test_mistakes_on_the_command_line(argv, found):
